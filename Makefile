@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# How many tests run at a time: four, because most of them wait for something; three on one core.
-WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 4)))
+# How many tests run at a time: six, because most of them wait for something; three on one core.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 6)))
 SOAK_ARGS ?=
 MUTATE_ARGS ?=
 FUZZ_SECONDS ?= 60
