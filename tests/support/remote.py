@@ -42,7 +42,7 @@ class Remote:
                 [str(PYTHON), "-m", f"tests.backends.{name}", str(theirs.fileno())],
                 name=name,
                 directory=directory,
-                environ={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+                environ={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
             )
