@@ -6,11 +6,13 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 from tests.support.gateway import ROOT
 from tests.support.process import Process, wait_until
@@ -115,6 +117,17 @@ class Remote:
                     self.events.append(document)
                 else:
                     self._answers[document["ask"]] = document
+
+
+def running(program: str) -> Any:
+    """A fixture: the program, which runs while the tests of a module do."""
+
+    @pytest.fixture(scope="module")
+    def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+        with Remote(program, tmp_path_factory.mktemp(program)) as started:
+            yield started
+
+    return remote
 
 
 def seconds_until(event: dict[str, Any], since: float) -> float:
