@@ -57,6 +57,7 @@ MOMENTS = ("authority is ready", "link to the authority is up", "serving", "spar
         *((signal.SIGTERM, moment) for moment in MOMENTS),
         *((signal.SIGINT, moment) for moment in (MOMENTS[0], MOMENTS[-1])),
     ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
 )
 def test_a_stop_is_logged_and_ends_everything_at_each_moment_that_is_announced(
     number: signal.Signals, moment: str, tmp_path: Path
