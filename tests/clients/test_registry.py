@@ -143,7 +143,10 @@ def test_a_new_tag_of_a_viewer_is_refused_in_words_that_skopeo_shows(gate: Front
 def test_a_copy_between_repositories_is_uploaded_after_its_mount_is_refused(
     gate: Front, storage: Path, place: Path
 ) -> None:
-    gate.succeeds("Push to a repository of several segments", place, gate.editor)
+    """The token has scopes for the two repositories, and none for the login."""
+    scopes = ["images/demo:read", "images/team/app/web:read", "images/team/app/web:push"]
+    token = gate.node.token(EDITOR, name="copy", scopes=scopes)
+    gate.succeeds("Push to a repository of several segments", place, token)
     assert tags(storage, "team/app/web") == ["1"]
     assert ("POST", "/v2/team/app/web/blobs/uploads/", "route_denied") in refused(gate)
 
