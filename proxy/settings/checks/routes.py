@@ -201,7 +201,5 @@ def some_requests(first: RouteSettings, second: RouteSettings) -> bool:
     hosts = _host_covers(first.host, second.host) or _host_covers(second.host, first.host)
     methods = first.methods is None or second.methods is None or not set(first.methods).isdisjoint(second.methods)
     wanted = second.query or {}
-    query = all(
-        value == ANY or wanted.get(name, value) in (value, ANY) for name, value in (first.query or {}).items()
-    )
+    query = all(value == ANY or wanted.get(name, value) in (value, ANY) for name, value in (first.query or {}).items())
     return hosts and methods and query
