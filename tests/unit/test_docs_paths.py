@@ -20,7 +20,7 @@ ROOMS: Final = {path.name for path in (ROOT / "proxy").iterdir() if path.is_dir(
 TOP: Final = {"proxy", "tests", "bench", "config", "docs"}
 
 #: Files of the reader, in the examples of a page.
-OF_EXAMPLES: Final = {"src/settings.py", "yaml.py"}
+OF_EXAMPLES: Final = {"src/settings.py", "store.py", "yaml.py"}
 
 
 def in_backticks(text: str) -> list[str]:

@@ -136,7 +136,7 @@ NEVER = [
     "Host", "host", "Connection", "Content-Length", "content_length", "Transfer-Encoding", "TE", "Upgrade", "Expect",
     "Keep-Alive", "Proxy-Authorization", "Trailer", "Via", "X-Request-Id", "X_Request_Id", "X-Auth-User", "X.Auth.Role",
     "Remote-User", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Anything", "Forwarded", "X-Real-IP",
-    "X-Original-URL", "X-HTTP-Method-Override", "Content-Type", "Sec-WebSocket-Key", "X Y", "X:Y", "",
+    "X-Original-URL", "X-HTTP-Method-Override", "Content-Encoding", "Sec-WebSocket-Key", "X Y", "X:Y", "",
 ]  # fmt: skip
 
 
@@ -149,6 +149,13 @@ def test_headers_that_patgate_or_http_writes_can_be_neither_set_nor_removed(name
         "upstreams.app.remove_headers[0]",
     ]
     assert all("field name" in each or "cannot be set or removed" in each for each in found)
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "content-type"])
+def test_content_type_can_be_removed_and_not_set(name: str, tmp_path: Path) -> None:
+    found = problems(tmp_path, f"set_headers: {{ {name}: x }}", "")
+    assert [each.partition(": ")[0] for each in found] == [path_of(("upstreams", "app", "set_headers", name))]
+    assert configured(tmp_path, f"remove_headers: [{name}]").upstreams["app"].remove_headers == (name,)
 
 
 def test_the_identity_headers_of_every_upstream_can_be_neither_set_nor_removed(tmp_path: Path) -> None:
