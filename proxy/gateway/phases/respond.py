@@ -129,7 +129,7 @@ class Responder:
         return common.replace(_DECISION, decision)
 
     def _parts(self, reason: Reason, entry: ReasonEntry, decision: bytes, challenges: Sequence[bytes]) -> bytes:
-        """The field lines ``X-Patgate-…``. Each has its own name, because a variable of nginx 1.22 has one line only."""
+        """The field lines ``X-Patgate-…``. Each has a name of its own: a variable of nginx 1.22 has one line only."""
         common = self._lines.get(reason)
         if common is None:
             self._lines[reason] = common = _parts(entry)
