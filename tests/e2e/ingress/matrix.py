@@ -37,6 +37,7 @@ class Row(StrEnum):
     PATHS = "the path that is judged is the path that arrives; others are refused"
     QUERIES = "the query arrives as it was sent and decides nothing"
     MISPLACED = "a token in a wrong place, and a second target (`Destination`), are seen by patgate"
+    PLACES = "a token in a header or scheme of the operator's own, with the line that this page adds, stays behind"
     UPLOADS = "100 MB with a length and in chunks arrive whole; the verdict does not wait for a body"
     EXPECT = "`Expect: 100-continue`: a refused body is never the next request"
     WEBSOCKETS = "WebSockets, and no other upgrade"
