@@ -69,7 +69,7 @@ class Recorder:
     The wire sentinel checks what it receives, unless the sender is not a gateway (``watched=False``).
     """
 
-    def __init__(self, script: Script = answer_ok, *, watched: bool = True) -> None:
+    def __init__(self, script: Script = answer_ok, *, watched: bool = True, host: str = LOOPBACK) -> None:
         self.script = script
         self._watched = watched
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class Recorder:
         self._received: list[bytearray] = []
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=128)
+        self._listener = socket.create_server((host, 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._acceptor = threading.Thread(target=self._accept, name="recorder", daemon=True)

@@ -7,6 +7,7 @@ the tests assert the difference.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
@@ -100,7 +101,11 @@ def table(failed: frozenset[tuple[str, str]] = frozenset()) -> str:
     for row in Row:
         cells = [FAILED if (row, name) in failed else cell(row, name) for name in INGRESSES]
         lines.append(f"| {row} | {' | '.join(cells)} |")
-    notes = [f"{number}. {note}" for number, note in enumerate(_TEXTS, 1)]
+    notes = [
+        line
+        for number, note in enumerate(_TEXTS, 1)
+        for line in textwrap.wrap(f"{number}. {note}", 120, subsequent_indent="   ", break_on_hyphens=False)
+    ]
     return "\n".join([*lines, "", *notes, ""])
 
 
