@@ -27,7 +27,9 @@ SPEED    := .venv-speed
 # What tests need besides Python: a command, or a command and the Debian package that contains it.
 TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
 # What the recipes are tested with besides (tests/clients).
-PEOPLE   := cadaver chromium docker-registry git-lfs npm skopeo
+# Debian 12 has a cargo that is too old, and a newer one for browsers.
+PEOPLE   := cadaver cargo:$(if $(shell grep -s bookworm /etc/os-release),cargo-web,cargo) chromium docker-registry git-lfs \
+            npm skopeo
 # The interpreters to compile for: the environment's, or the one that will create it; `make bench` has another.
 COMPILES  = $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 CHECKED  := proxy tests $(wildcard bench)

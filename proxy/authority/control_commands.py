@@ -109,7 +109,7 @@ class CommandHandler:
                 )
             )
         else:
-            raise CommandRefused("it does not know this command")
+            raise CommandRefused("the command is unknown")
 
     async def _commit(self) -> None:
         if self._prepared is None:

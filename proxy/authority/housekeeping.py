@@ -177,7 +177,7 @@ class Housekeeping:
         counted.count += count
         counted.done = counted.after is None
         if counted.done and counted.count:
-            _log.warning("living tokens break the policy: see patgate policy check", count=counted.count)
+            _log.warning("active tokens break the policy: see patgate policy check", count=counted.count)
 
     async def retain(self) -> None:
         """Remove audit events that are older than the retention."""
@@ -236,7 +236,7 @@ class Housekeeping:
                 pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(attempts - 1, 6), _LONGEST_PAUSE_SECONDS)
                 self._retries[notice.id] = (attempts, self._monotonic() + pause)
             counters.count(metrics.NOTICES, "failed")
-            _log.warning("the webhook did not take a notice", prefix=notice.token.prefix, why=str(failed))
+            _log.warning("the webhook did not accept a notice", prefix=notice.token.prefix, why=str(failed))
             return failed
         self._retries.pop(notice.id, None)
         counters.count(metrics.NOTICES, "sent")
@@ -246,6 +246,6 @@ class Housekeeping:
         try:
             await chore.work()
         except PatgateError as error:
-            _log.warning("a chore could not be done", chore=chore.name, error=error)
+            _log.warning("a periodic task could not be done", chore=chore.name, error=error)
         except Exception:  # noqa: BLE001 - a defect in one chore must not end the others
-            _log.exception("a chore failed", chore=chore.name)
+            _log.exception("a periodic task failed", chore=chore.name)

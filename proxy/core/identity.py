@@ -159,6 +159,15 @@ def check_edited_name(name: str) -> None:
         raise IdentityNameError("is written by patgate alone, or dropped, on every route and cannot be set or removed")
 
 
+def check_removed_name(name: str) -> None:
+    """Raise IdentityNameError unless an upstream may remove the header ``name``.
+
+    That is a header that it may set, or ``Content-Type``: without one a backend reads no parameters from a body.
+    """
+    if name.lower() != "content-type":
+        check_edited_name(name)
+
+
 def names_from(source: str | Mapping[str, str]) -> IdentityNames:
     """The names of a preset, or of a mapping of field to header name; raises IdentityNameError."""
     if isinstance(source, str):

@@ -262,7 +262,7 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     ),
     # 502, 503 and 504
     Reason.UPSTREAM_UNHEALTHY: _entry(
-        503, Challenge.NONE, "No healthy upstream", "No server of the upstream is well at the moment.", retry=True
+        503, Challenge.NONE, "No healthy upstream", "No server of the upstream is healthy at the moment.", retry=True
     ),
     Reason.UPSTREAM_REFUSED: _entry(
         502, Challenge.NONE, "Upstream unreachable", "The upstream does not accept connections."

@@ -71,6 +71,7 @@ _FABRIC: Final = Family(METHOD_FIELD, PATH_FIELD, b"", absolute=False)
 _REQUIRE: Final = b"/require/"
 ENVOY: Final = b"/envoy"
 """The prefix of the original path: Envoy repeats the request itself, without its body."""
+_ENVOYS: Final = ENVOY + b"/"
 SHAPES: Final[Mapping[bytes, Shape]] = {
     b"/nginx": Shape((_ORIGINAL,), bounded=True, fixed_query=True),
     b"/ingress-nginx": Shape((_URL,), bounded=True, fixed_query=True),
@@ -102,6 +103,11 @@ def is_bounded(path: bytes) -> bool:
     return shape is not None and shape.bounded
 
 
+def envoys_path(path: bytes) -> bytes | None:
+    """The original path in the path of a call by Envoy; None if this is not one."""
+    return path[len(ENVOY) :] if path.startswith(_ENVOYS) else None
+
+
 def path_of_head(head: bytes) -> bytes:
     """The path, without a query, in the first line of ``head``, which may be malformed or incomplete."""
     found = _FIRST_LINE.match(head)
@@ -113,21 +119,24 @@ def read_call(shape: Shape, fields: Fields, host: str, longest: int) -> Describe
 
     ``host`` is the host name of the call itself. ``longest`` is the limit for the method and the target in bytes.
     """
-    family = _family(shape, fields)
+    # Unpacking a tuple costs less than reading its members by name.
+    families, _, _ = shape
+    family = families[0] if len(families) == 1 else _family(families, fields)
     if family is None:
         return Reason.FORWARDED_INVALID
-    method, target = only_value(fields, family.method), only_value(fields, family.target)
-    if method is None or target is None or TOKEN.fullmatch(method) is None:
+    method_field, target_field, host_field, absolute = family
+    method, target = only_value(fields, method_field), only_value(fields, target_field)
+    if method is None or target is None or (method != b"GET" and TOKEN.fullmatch(method) is None):
         return Reason.FORWARDED_INVALID
-    if family.absolute:
+    if absolute:
         return _by_url(fields, method, target, longest)
     if len(method) + len(target) > longest:
         return Reason.TARGET_TOO_LONG
     uri = _URI.fullmatch(target)
     if uri is None:
         return Reason.FORWARDED_INVALID
-    if family.host:
-        value = only_value(fields, family.host)
+    if host_field:
+        value = only_value(fields, host_field)
         name = None if value is None else host_name(value)
         if name is None:
             return Reason.FORWARDED_INVALID
@@ -164,11 +173,8 @@ def _by_url(fields: Fields, method: bytes, url: bytes, longest: int) -> Describe
     return Described(method, path, query, name)
 
 
-def _family(shape: Shape, fields: Fields) -> Family | None:
-    """The family of a call; None where more than one is present, or none, in a shape that takes several."""
-    families = shape.families
-    if len(families) == 1:
-        return families[0]
+def _family(families: tuple[Family, ...], fields: Fields) -> Family | None:
+    """Which of the families of a shape a call uses; None where more than one is present, or none."""
     present = {name for name, _ in fields}
     found = [family for family in families if family.target in present]
     # A method without a target is half of a description, by the client or by the ingress.

@@ -25,10 +25,10 @@ from proxy.core.request.requirement import read_requirement
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity, backend_identity
 from proxy.gateway.described_request import (
-    ENVOY,
     SHAPES,
     Fields,
     differs,
+    envoys_path,
     is_bounded,
     path_of_head,
     read_call,
@@ -154,18 +154,22 @@ class ForwardAuthPipeline(Decider):
 
     def _translate(self, x: Exchange) -> Reason | None:
         """Replace the method, target and host of ``x`` with those that the ingress describes; a refusal or None."""
-        x.bounded = is_bounded(x.path)
+        text, path = split_requirement(x.path)
+        shape = SHAPES.get(path)
+        fixed_query = False
+        if shape is not None:
+            _, x.bounded, fixed_query = shape
+        else:
+            x.bounded = False
         if x.client is None or not x.client.peer_trusted:
             return Reason.PEER_UNTRUSTED
         secret = self._secret
         if secret is not None and not secret.is_in(x.forwarded or []):
             return Reason.PEER_SECRET
-        text, path = split_requirement(x.path)
-        envoy = path.startswith(ENVOY + b"/")
-        shape = None if envoy else SHAPES.get(path)
-        if shape is None and not envoy:
+        original = envoys_path(path) if shape is None else None
+        if shape is None and original is None:
             return Reason.FORWARDED_INVALID
-        if shape is not None and shape.fixed_query and x.query:
+        if fixed_query and x.query:
             if text is not None:
                 return Reason.REQUIREMENT_INVALID
             text = x.query[1:]
@@ -174,7 +178,8 @@ class ForwardAuthPipeline(Decider):
             if x.requirement is None:
                 return Reason.REQUIREMENT_INVALID
         if shape is None:
-            x.path = path[len(ENVOY) :]
+            assert original is not None
+            x.path = original
             lies = x.forwarded is not None and differs(x.forwarded, x.path + x.query, x.host_name)
             return Reason.FORWARDED_INVALID if lies else None
         described = read_call(shape, x.forwarded or [], x.host_name, self._max_request_line)

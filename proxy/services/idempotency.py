@@ -27,7 +27,7 @@ FIELD: Final = "Idempotency-Key"
 KEPT: Final = 24 * 3600.0
 """Seconds for which a key is remembered."""
 LENGTH: Final = 255
-SHOWN_ONCE: Final = "this was made by an earlier request with the same key, whose answer showed the value: once"
+SHOWN_ONCE: Final = "an earlier request with the same key made this, and only its answer showed the value"
 _OPERATOR: Final = "operator"
 
 

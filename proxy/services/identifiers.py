@@ -72,7 +72,7 @@ def email_key(text: str) -> str:
 def refuse_tokens(text: str, field: str) -> None:
     """Raise Invalid if a text that is to be stored contains a token."""
     if holds_token(text):
-        raise Invalid(field, "a token must not stand here: it would be stored, and shown to others")
+        raise Invalid(field, "must not contain a token: it would be stored and shown to others")
 
 
 def holds_token(text: str) -> bool:

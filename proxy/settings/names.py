@@ -9,10 +9,10 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, SecretStr
 
-from proxy.core.identity import IdentityNameError, check_edited_name, check_field_name
+from proxy.core.identity import IdentityNameError, check_edited_name, check_field_name, check_removed_name
 from proxy.core.permissions import Permission, PermissionSyntaxError, valid_operation
 from proxy.core.request.claims import may_be_believed
-from proxy.core.request.query import PLAIN
+from proxy.core.request.query import ANY, PLAIN
 from proxy.core.request.request_reading import host_name
 from proxy.core.routes import PatternError, validate_pattern, validate_prefix
 from proxy.core.token import TokenFormat
@@ -94,8 +94,10 @@ def _query_name(text: str) -> str:
 
 
 def _query_value(text: str) -> str:
-    if len(text) > _QUERY_LIMIT or PLAIN.fullmatch(text) is None:
-        raise ValueError(f"{quoted(text)} is not a value for a condition; it is up to 64 letters, digits and - . _ ~")
+    if text != ANY and (len(text) > _QUERY_LIMIT or PLAIN.fullmatch(text) is None):
+        raise ValueError(
+            f"{quoted(text)} is not a value for a condition; it is up to 64 letters, digits and - . _ ~, or * for any"
+        )
     return text
 
 
@@ -133,6 +135,14 @@ def _header(text: str) -> str:
 def _edited_header(text: str) -> str:
     try:
         check_edited_name(text)
+    except IdentityNameError as error:
+        raise ValueError(f"{quoted(text)} {error}") from None
+    return text
+
+
+def _removed_header(text: str) -> str:
+    try:
+        check_removed_name(text)
     except IdentityNameError as error:
         raise ValueError(f"{quoted(text)} {error}") from None
     return text
@@ -182,6 +192,7 @@ QueryValue = Annotated[str, AfterValidator(_query_value)]
 HostPattern = Annotated[str, AfterValidator(_host)]
 HeaderName = Annotated[str, AfterValidator(_header)]
 EditedHeader = Annotated[str, AfterValidator(_edited_header)]
+RemovedHeader = Annotated[str, AfterValidator(_removed_header)]
 FieldValue = Annotated[SecretStr, AfterValidator(_field_value)]
 FieldText = Annotated[str, AfterValidator(_field_text)]
 TrustedClaim = Annotated[str, AfterValidator(_trusted_claim)]

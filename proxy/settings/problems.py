@@ -4,6 +4,7 @@ The line of a ``ConfigurationProblem`` is that of the file; for a value from the
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -11,11 +12,13 @@ from typing import Final, TypeAlias
 from pydantic_core import ErrorDetails
 
 from proxy.core.errors import ConfigurationProblem
+from proxy.observe.logs import redact
 from proxy.settings.values import quoted
 
 Loc: TypeAlias = tuple[str | int, ...]
 """The path from the root of the configuration to a value: ``("routes", 3, "upstream")``."""
 
+_PLAIN: Final = re.compile(r"[0-9A-Za-z_-]+")
 _SECRET: Final = frozenset({"secret_key", "store"})
 """Top-level settings that may hold a secret, so that messages never contain their value."""
 
@@ -65,13 +68,22 @@ class ValueOrigins:
         return ConfigurationProblem(path=origin.variable, line=None, message=below + message)
 
 
+def _passes_for_a_header(name: str) -> bool:
+    """Whether the redactor of the log would take this name, with a colon behind it, for a header with a secret."""
+    line = f"{name}: word"
+    return redact(line) != line
+
+
 def path_of(loc: Loc) -> str:
-    """``("routes", 3, "upstream")`` → ``routes[3].upstream``; a name with other characters is quoted."""
+    """``("routes", 3, "upstream")`` → ``routes[3].upstream``; a name with other characters is quoted.
+
+    So is the name of a credential header: in a line of the log, the word after ``Authorization:`` would be redacted.
+    """
     text = ""
     for part in loc:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.replace("_", "a").replace("-", "a").isalnum() and part.isascii() and len(part) <= 64:
+        elif _PLAIN.fullmatch(part) is not None and len(part) <= 64 and not _passes_for_a_header(part):
             text += f".{part}" if text else part
         else:
             text += f"[{quoted(part)}]"

@@ -112,9 +112,9 @@ class ReloadQueue:
         except ConfigurationError as error:
             for problem in error.problems:
                 self._log.error("configuration problem", problem=problem.located(self._load.path))
-            self._log.error("reload refused: the configuration of before goes on", problems=len(error.problems))
+            self._log.error("reload refused: the previous configuration stays in use", problems=len(error.problems))
         except PatgateError as error:
-            self._log.error("reload refused: the configuration of before goes on", problem=str(error))
+            self._log.error("reload refused: the previous configuration stays in use", problem=str(error))
         self._children.report_state(reload_ok=ok)
         self._notifier.ready(status)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import json
 import os
@@ -24,6 +25,7 @@ from tests.support.process import LOOPBACK, Process, accepts, free_port, run, wa
 
 PAGE = Page("git")
 LARGE = 5 << 20
+LFS = "/git/demo.git/info/lfs/objects"
 
 APACHE = """\
 ServerRoot {directory}
@@ -157,3 +159,20 @@ def test_an_upload_of_a_viewer_is_refused_in_words_that_git_lfs_shows(gate: Fron
     assert sorted(path for path in objects.rglob("*") if path.suffix != ".log") == [
         path for path in before if path.suffix != ".log"
     ]
+
+
+def test_the_addresses_of_objects_are_below_the_repository_on_the_gateway(gate: Front, pushed: bytes) -> None:
+    """A viewer gets those for an upload too, because the batch says in its body what it is for."""
+    objects = [{"oid": hashlib.sha256(pushed).hexdigest(), "size": len(pushed)}, {"oid": "0" * 64, "size": 1}]
+    headers = gate.viewer.bearer | {"Content-Type": "application/vnd.git-lfs+json"}
+    with gate.node.connect() as connection:
+        for operation in ("download", "upload"):
+            body = json.dumps({"operation": operation, "transfers": ["basic"], "objects": objects}).encode()
+            answer = connection.request("POST", f"{LFS}/batch", headers=headers, body=body)
+            addresses = [
+                action["href"] for each in answer.json()["objects"] for action in each.get("actions", {}).values()
+            ]
+            assert addresses
+            assert all(address.startswith(f"http://gateway{LFS}/storage/") for address in addresses), addresses
+        for method, path in (("PUT", f"{LFS}/storage/{'0' * 64}"), ("POST", f"{LFS}/storage/verify")):
+            assert connection.request(method, path, headers=headers, body=b"x").json()["reason"] == "role_denies"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.pages import VIEWER, Front, Page, environment, front
+from tests.clients.pages import EDITOR, VIEWER, Front, Page, environment, front
 from tests.support.pool import Pool
 from tests.support.process import Process, accepts, free_port, wait_until
 
@@ -73,6 +73,33 @@ def test_one_scope_covers_what_is_known_of_a_package_and_the_package_itself(gate
         with gate.node.connect() as connection:
             answers = [connection.request("GET", path, headers=token.bearer) for path in paths]
         assert [answer.status for answer in answers] == [status, status]
+
+
+def test_a_tag_of_a_package_needs_the_permission_to_publish_it(gate: Front, place: Path) -> None:
+    gate.types("Publish", place, gate.editor)
+    gate.refuses("Tag as a viewer", place, gate.viewer)
+    gate.shows("Tag", gate.succeeds("Tag", place, gate.editor))
+
+
+def test_a_document_that_names_another_package_changes_that_of_its_path_only(
+    gate: Front, server: Path, place: Path
+) -> None:
+    gate.types("Publish", place, gate.editor)
+    before = {path: path.read_bytes() for path in server.glob("storage/@acme/tool/*")}
+    token = gate.node.token(EDITOR, name="mine", scopes=["packages/@acme/mine:publish"])
+    version = {"name": "@acme/tool", "version": "6.6.6", "dist": {"tarball": "http://x/@acme/tool/-/tool-6.6.6.tgz"}}
+    document = {
+        "_id": "@acme/tool",
+        "name": "@acme/tool",
+        "dist-tags": {"latest": "6.6.6"},
+        "versions": {"6.6.6": version},
+        "_attachments": {"../tool/tool-6.6.6.tgz": {"data": "", "length": 0}},
+    }
+    headers = token.bearer | {"Content-Type": "application/json"}
+    with gate.node.connect() as connection:
+        answer = connection.request("PUT", "/npm/@acme%2fmine", headers=headers, body=json.dumps(document).encode())
+        assert answer.status in (201, 400, 403, 422), answer
+    assert {path: path.read_bytes() for path in server.glob("storage/@acme/tool/*")} == before
 
 
 def test_a_publish_of_a_viewer_is_refused_in_words_that_npm_shows(gate: Front, server: Path, place: Path) -> None:

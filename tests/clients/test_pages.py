@@ -25,7 +25,7 @@ def test_every_block_of_commands_and_of_output_is_used_by_the_module(name: str) 
     for heading in headings[1:]:
         languages = re.findall(r"^```(\w+)$", page.section(heading), re.MULTILINE)
         uses = set(re.findall(rf'\.(\w+)\(\s*"{re.escape(heading)}"', module))
-        typed = {"types", "starts", "succeeds", "refuses"} & uses
+        typed = {"commands", "types", "starts", "succeeds", "refuses"} & uses
         assert bool(typed) is ("console" in languages), heading
         assert bool({"shows", "refuses"} & uses) is ("text" in languages), heading
         files = set(languages) - {"console", "text"}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
-from tests.clients.pages import Front, Page, environment, front
+from tests.clients.pages import EDITOR, Front, Page, environment, front
 from tests.e2e.test_pip import WHEEL, build_wheel
 from tests.support.backends import program
 from tests.support.pool import Pool
@@ -46,6 +47,19 @@ def test_what_an_editor_uploads_a_viewer_installs(gate: Front, packages: Path, p
     assert (packages / WHEEL).read_bytes() == (place / "dist" / WHEEL).read_bytes()
     gate.succeeds("Install", place, gate.viewer)
     assert (place / "site" / "tinything.py").is_file()
+
+
+def test_who_may_upload_may_also_remove(gate: Front, packages: Path, place: Path) -> None:
+    """The page says so: what pypiserver does is in the body."""
+    (packages / "other-1.0.tar.gz").write_bytes(b"")
+    token = gate.node.token(EDITOR, name="upload", scopes=["packages:upload"])
+    body = urlencode({":action": "remove_pkg", "name": "other", "version": "1.0"}).encode()
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    with gate.node.connect() as connection:
+        assert connection.request("POST", "/", headers=gate.viewer.bearer | form, body=body).status == 403
+        assert (packages / "other-1.0.tar.gz").exists()
+        assert connection.request("POST", "/", headers=token.bearer | form, body=body).status == 200
+    assert not (packages / "other-1.0.tar.gz").exists()
 
 
 def test_an_upload_of_a_viewer_is_refused_in_words_that_twine_shows(gate: Front, packages: Path, place: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.pages import CLIENTS, Front, Page, environment, front
+from tests.clients.pages import CLIENTS, EDITOR, Front, Page, environment, front
+from tests.support.gateway import Token
 from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 from tests.support.rawhttp import Connection
@@ -79,6 +80,25 @@ def test_the_lock_of_another_user_is_shown_and_can_be_broken(gate: Front, place:
     gate.refuses("Apply while another user holds the lock", place, gate.editor)
     gate.succeeds("Break a lock", place, gate.editor)
     assert request(gate, "LOCK") == 200
+
+
+def test_the_id_of_a_lock_is_not_judged(gate: Front) -> None:
+    """The page says so: ``lock`` breaks any lock of a state, and ``update`` ignores it on the page's server."""
+    path, another = "/states/other", b'{"ID": "another"}'
+    update = gate.node.token(EDITOR, name="update", scopes=["states/other:update"])
+    lock = gate.node.token(EDITOR, name="lock", scopes=["states/other:lock"])
+    with gate.node.connect() as connection:
+
+        def status(method: str, target: str, token: Token, body: bytes) -> int:
+            return connection.request(method, target, headers=token.bearer, body=body).status
+
+        assert status("LOCK", path, gate.editor, json.dumps(LOCK).encode()) == 200
+        assert status("LOCK", path, lock, another) == 423
+        assert status("POST", f"{path}?ID=another", update, b"{}") == 200
+        assert status("UNLOCK", path, update, another) == 403
+        assert status("UNLOCK", STATE, lock, another) == 403
+        assert status("UNLOCK", path, lock, another) == 200
+        assert status("LOCK", path, lock, another) == 200
 
 
 def test_a_viewer_applies_nothing(gate: Front, place: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.pages import Front, Page, environment, front
+from tests.clients.pages import EDITOR, Front, Page, environment, front
 from tests.support.backends import program
 from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
@@ -61,6 +61,41 @@ def test_a_copy_to_a_folder_without_write_access_is_refused(gate: Front, files: 
     done = gate.types("Copy into a folder without write access", place, gate.editor)
     gate.shows("Copy into a folder without write access", done.stdout)
     assert listing(files) == before
+
+
+def test_a_copy_onto_a_folder_replaces_it(gate: Front, files: Path, place: Path) -> None:
+    (files / "shared" / "full").mkdir()
+    (files / "shared" / "full" / "kept.txt").write_text(REPORT)
+    (files / "shared" / "empty").mkdir()
+    token = gate.node.token(EDITOR, name="update", scopes=["shared:read", "shared:update"])
+    headers = token.bearer | {"Destination": "/shared/full"}
+    with gate.node.connect() as connection:
+        assert connection.request("COPY", "/shared/empty", headers=headers).status == 204
+        assert connection.request("DELETE", "/shared/full", headers=token.bearer).status == 403
+    assert listing(files) >= {"shared/full"}
+    assert "shared/full/kept.txt" not in listing(files)
+    for name in ("full", "empty"):
+        (files / "shared" / name).rmdir()
+
+
+def test_a_path_in_if_needs_read_and_a_lock_token_counts_for_its_own_path(
+    gate: Front, files: Path, place: Path
+) -> None:
+    (files / "archive" / "old.txt").write_text(REPORT)
+    token = gate.node.token(EDITOR, name="shared", scopes=["shared:update"])
+    lock = b'<lockinfo xmlns="DAV:"><lockscope><exclusive/></lockscope><locktype><write/></locktype></lockinfo>'
+    with gate.node.connect() as connection:
+        named = {"If": "<http://gateway/archive/old.txt> (<opaquelocktoken:1>)"}
+        answer = connection.request("PUT", "/shared/final.txt", headers=token.bearer | named, body=b"x")
+        assert (answer.status, answer.json()["reason"]) == (403, "scope_denies")
+        locked = connection.request("LOCK", "/shared/final.txt", headers=gate.editor.bearer, body=lock)
+        assert locked.status == 200, locked
+        held = {"Lock-Token": locked.get("Lock-Token") or ""}
+        (files / "shared" / "other.txt").write_text(REPORT)
+        assert connection.request("UNLOCK", "/shared/other.txt", headers=token.bearer | held).status == 409
+        assert connection.request("UNLOCK", "/shared/final.txt", headers=token.bearer | held).status == 204
+    (files / "shared" / "other.txt").unlink()
+    (files / "archive" / "old.txt").unlink()
 
 
 def test_a_viewer_writes_nothing(gate: Front, files: Path, place: Path) -> None:

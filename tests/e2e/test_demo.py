@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.support.gateway import ROOT, clean_environ, patgate
 from tests.support.leaks import DIRECTORIES, SECRETS, secret_part
@@ -35,6 +38,12 @@ class Printed:
 @contextmanager
 def quickstart(directory: Path, data: Path, *arguments: str) -> Iterator[Printed]:
     argv = [sys.executable, "-m", "proxy", "quickstart", "--data", str(data), *arguments]
+    with started(argv, directory, data) as printed:
+        yield printed
+
+
+@contextmanager
+def started(argv: list[str], directory: Path, data: Path) -> Iterator[Printed]:
     DIRECTORIES.add(data)
     with Process(argv, name="quickstart", directory=directory, environ=clean_environ(None), cwd=ROOT) as process:
         before = process.output.count("Ctrl-C ends it.")
@@ -52,6 +61,22 @@ def status_of(command: str) -> tuple[str, str]:
     done = run([*words, "--silent", "--show-error", "--noproxy", "*"])
     assert done.returncode == 0, done.stderr
     return done.stdout.split()[1], done.stdout
+
+
+def test_the_printed_command_works_where_patgate_is_not_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``make demo`` runs the command by its path."""
+    program = Path(sys.executable).with_name("patgate")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert shutil.which("patgate") is None
+    argv = [str(program), "quickstart", "--data", str(tmp_path / "data"), "--port", str(free_port(in_a_row=2))]
+    with started(argv, tmp_path, tmp_path / "data") as printed:
+        assert printed.token
+        (line,) = re.findall(r"^  (\S*patgate user set-role .+)$", printed.output, re.MULTILINE)
+        done = run(shlex.split(line))
+        assert done.returncode == 0, done.stderr
+        assert status_of(printed.commands[1][0])[0] == "403"
 
 
 def test_the_three_printed_commands_behave_as_printed(tmp_path: Path) -> None:

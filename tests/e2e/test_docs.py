@@ -27,13 +27,14 @@ from proxy.core.reasons import TABLE, Challenge, Reason
 from proxy.core.request.claims import CLAIMS, FAMILIES, ClaimKind, fold
 from proxy.core.request.second_targets import UNJUDGED
 from proxy.core.token import TokenFormat
+from proxy.settings.model import Settings
 from tests.support.gateway import ROOT, clean_environ
 from tests.support.process import Process, free_port
 
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 RECIPES = sorted(ROOT.glob("docs/recipes/*.md"))
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in [*FRONT, *sorted(ROOT.glob("docs/*.md")), *RECIPES]}
-LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml", "python", "html", "hcl", "apache"}
+LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml", "python", "html", "hcl", "apache", "nginx"}
 
 #: Commands that change their machine or are tested elsewhere, with the place that tests them.
 NOT_RUN = {
@@ -50,10 +51,22 @@ NOT_RUN = {
     "useradd --system --shell /usr/sbin/nologin patgate": "",
     "install -D -m 0644 patgate.yaml /etc/patgate/patgate.yaml": "",
     "install -m 0644 config/systemd/patgate.service /etc/systemd/system/": "tests/unit/test_examples.py",
+    "install -D -m 0644 -t /etc/systemd/system/patgate.service.d config/systemd/before-253.conf": (
+        "tests/unit/test_examples.py"
+    ),
     "systemctl daemon-reload": "",
     "systemctl enable --now patgate": "",
-    "runuser -u patgate -- env PATGATE_DATA_DIR=/var/lib/patgate"
-    " /opt/patgate/bin/patgate user list --config /etc/patgate/patgate.yaml": "tests/unit/cli/test_people.py",
+    "systemctl restart patgate": "",
+    "export PATGATE_CONFIG=/etc/patgate/patgate.yaml PATGATE_DATA_DIR=/var/lib/patgate": "",
+    'patgate() { runuser -u patgate -- /opt/patgate/bin/patgate "$@"; }': "",
+    "patgate user list": "tests/unit/cli/test_people.py",
+    "apt-get install python3-venv": "",
+    "apt-get install curl git make python3-venv": "",
+    "make venv": "this run",
+    "PATH=$PWD/.venv/bin:$PATH": "",
+    "patgate user add vic@example.org --role viewer": "this run",
+    "patgate token create --user vic@example.org --name first --expires 30d": "this run",
+    "patgate doctor http://api.example.org:8080 --path /v1/things/1": "tests/e2e/test_doctor.py",
     "apt-get install nginx": "tests/e2e/ingress/conftest.py",
     "cp config/ingress/nginx/nginx.conf /etc/nginx/conf.d/patgate.conf": "tests/support/ingress.py",
     "cp config/ingress/nginx/nginx-claims.conf /etc/nginx/": "tests/support/ingress.py",
@@ -253,6 +266,21 @@ def test_what_is_not_run_is_listed_and_nothing_else_is() -> None:
     ]
     assert set(commands) == set(NOT_RUN)
     assert all((ROOT / place).is_file() for place in NOT_RUN.values() if place.startswith("tests/"))
+
+
+def test_patgate_leaves_the_port_of_each_ingress_file_free() -> None:
+    """A reload of nginx succeeds although it cannot open its port; then patgate answers in its place."""
+    start = next(block.text for block in runnable("docs/ingress.md"))
+    named = [("docs/ingress.md", start.partition("<<'END'\n")[2].partition("END\n")[0])]
+    for path in sorted(ROOT.glob("config/ingress/*/*")):
+        named += [
+            (path.parent.name, text) for text in re.findall(r"^#   (listen: .*)$", path.read_text(), re.MULTILINE)
+        ]
+    assert {name for name, _ in named} == {"docs/ingress.md", "nginx", "caddy", "traefik", "envoy", "haproxy"}
+    for name, text in named:
+        listen = Settings.model_validate(yaml.safe_load(text)).listen
+        binds = [each.bind for each in (listen.proxy, listen.control, listen.forward_auth, listen.ext_authz) if each]
+        assert 8080 not in {bind.port for bind in binds}, name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -174,6 +174,7 @@ BROKEN = {
         replaced("proxy_pass http://application;", "proxy_pass http://application$uri;"),
         "paths",
     ),
+    "a path in proxy_pass": (replaced("proxy_pass http://application;", "proxy_pass http://application/;"), "paths"),
     "no call to patgate": (without("auth_request /patgate;"), "no-token"),
     "a target that the client describes": (
         without(r"proxy_set_header X-Original-Method", r"proxy_set_header X-Original-URI    \$request_uri"),
@@ -216,6 +217,68 @@ def test_a_broken_nginx_is_found_by_name(
     with nginx(tmp_path, node, echo, change) as url:
         found = examine(url, "--echo", ECHO, token=token)
     assert named in problems(found), found
+
+
+OUTAGES: dict[str, tuple[Callable[[str], str], str, str]] = {
+    "patgate is down": (
+        replaced(r"(upstream patgate_forward_auth \{\s+server) [^;]+;", r"\1 127.0.0.1:9;"),
+        "503 (unavailable)",
+        "whether patgate runs",
+    ),
+    "the call goes to another ingress's path": (
+        replaced("forward_auth/nginx;", "forward_auth/traefik?entity=things;"),
+        "400 (requirement_invalid)",
+        "its file in config/ingress",
+    ),
+    "the call does not describe the request": (
+        without("proxy_set_header X-Original-Method"),
+        "400 (forwarded_invalid)",
+        "its file in config/ingress",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "seen", "advice"), OUTAGES.values(), ids=list(OUTAGES))
+def test_an_ingress_that_gets_no_verdicts_is_told_what_to_look_at(
+    change: Callable[[str], str], seen: str, advice: str, tmp_path: Path, node: Patgate, echo: int, token: Token
+) -> None:
+    with nginx(tmp_path, node, echo, change) as url:
+        found = examine(url, "--echo", ECHO, token=token)
+    assert problems(found) == {"refusals", "echo"}, found
+    for name in ("refusals", "echo"):
+        assert seen in found[name]["seen"]
+        assert advice in found[name]["advice"]
+
+
+def test_an_ingress_that_patgate_does_not_trust_is_told_which_setting_names_it(
+    gateways: Pool, tmp_path: Path, echo: int
+) -> None:
+    config = configuration(echo)
+    config["listen"]["forward_auth"]["trusted"] = ["192.0.2.0/24"]
+    with gateways.lend(config) as strict, nginx(tmp_path, strict, echo, lambda site: site) as url:
+        for path in ([], ["--path", ECHO]):
+            found = examine(url, *path)
+            assert problems(found) == {"refusals"}, found
+            assert "403 (peer_untrusted)" in found["refusals"]["seen"]
+            assert "listen.forward_auth.trusted" in found["refusals"]["advice"]
+
+
+def test_a_backend_that_is_down_is_named_as_the_cause(node: Patgate, gateways: Pool, tmp_path: Path) -> None:
+    closed = free_port()
+    with gateways.lend(configuration(closed)) as lonely:
+        lonely.add_user(EDITOR, "editor")
+        token = lonely.token(EDITOR)
+        behind_patgate = examine(lonely.base_url, "--echo", ECHO, token=token)
+        with nginx(tmp_path, lonely, closed, lambda site: site) as url:
+            behind_nginx = examine(url, "--echo", ECHO, token=token)
+    assert problems(behind_patgate) == problems(behind_nginx) == {"echo"}
+    assert "from the backend" in behind_patgate["echo"]["advice"]
+    assert "from patgate or from the backend" in behind_nginx["echo"]["advice"]
+
+
+def test_a_report_ends_with_the_number_of_checks_that_were_made(node: Patgate, token: Token) -> None:
+    done = command("doctor", node.base_url, "--echo", ECHO, environ={"PATGATE_TOKEN": token.value})
+    assert done.stderr == "The 11 checks that were made found no problem; 2 were skipped.\n"
 
 
 def test_patgate_itself_has_no_problem_with_or_without_its_configuration(node: Patgate, token: Token) -> None:
@@ -262,21 +325,32 @@ def test_a_forward_auth_listener_that_trusts_this_machine_is_found(gateways: Poo
     assert found["forward-auth"]["verdict"] == "ok", found
 
 
-def test_a_backend_that_answers_around_patgate_is_found(node: Patgate, echo: int, token: Token) -> None:
-    backend = f"http://{LOOPBACK}:{echo}"
-    found = examine(node.base_url, "--path", ECHO, "--backend", backend, token=token)
-    assert problems(found) == {"backends"}, found
-    assert backend in found["backends"]["seen"]
+def test_a_backend_that_answers_around_patgate_is_found(node: Patgate, tmp_path: Path, token: Token) -> None:
+    outward = outward_address()
+    with whoami(tmp_path, "0.0.0.0") as port:
+        for named in (LOOPBACK, outward or LOOPBACK):
+            found = examine(node.base_url, "--path", ECHO, "--backend", f"http://{named}:{port}", token=token)
+            if outward is None:
+                assert found["backends"]["verdict"] == "ok"  # a machine without a network
+            else:
+                assert problems(found) == {"backends"}, found
+                assert f"http://{outward}:{port} answers 200" in found["backends"]["seen"]
+
+
+def test_a_backend_that_only_its_own_machine_reaches_is_no_problem(node: Patgate, echo: int) -> None:
+    found = examine(node.base_url, "--path", ECHO, "--backend", f"http://{LOOPBACK}:{echo}")
+    assert found["backends"]["verdict"] == "ok", found
     closed = f"http://{LOOPBACK}:{free_port()}"
-    assert problems(examine(node.base_url, "--path", ECHO, "--backend", closed)) == set()
+    assert examine(node.base_url, "--path", ECHO, "--backend", closed)["backends"]["verdict"] == "ok"
 
 
-def test_a_backend_gets_no_token_from_it(node: Patgate, token: Token) -> None:
+def test_what_lies_around_patgate_gets_no_token_from_it(node: Patgate, token: Token) -> None:
     """Every recorder fails the run if a token's secret reaches it."""
     assert token.value in SECRETS
-    with Recorder(watched=False) as backend:
-        examine(node.base_url, "--path", ECHO, "--backend", backend.url, "--forward-auth", backend.url, token=token)
-        assert [b"Authorization" in request.head for request in backend.requests] == [False, False]
+    with Recorder(watched=False) as listener, Recorder(watched=False, host="0.0.0.0") as backend:
+        examine(node.base_url, "--path", ECHO, "--backend", backend.url, "--forward-auth", listener.url, token=token)
+        requests = [*backend.requests, *listener.requests]
+        assert [b"Authorization" in request.head for request in requests] == [False] * (1 + bool(outward_address()))
 
 
 def test_a_backend_of_the_configuration_that_listens_on_every_address_is_found(gateways: Pool, tmp_path: Path) -> None:

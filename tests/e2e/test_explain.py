@@ -12,7 +12,7 @@ from tests.support.gateway import Patgate, Token
 from tests.support.operate import reload, write
 from tests.support.pool import Pool
 from tests.support.process import wait_until
-from tests.support.rawhttp import Response
+from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
 OWNER: Final = "eve@example.org"
@@ -47,6 +47,8 @@ CASES: Final = (
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
+        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
+        "audit": {"requests": "all"},
         "upstreams": {"app": {"servers": [backend.url]}},
         "roles": {"editor": ["things:*"]},
         "routes": [*ROUTES],
@@ -127,6 +129,47 @@ def test_every_refusal_can_be_explained_afterwards_by_its_decision_id(node: Patg
         assert then["token_id"] == tokens[name].id
         assert (now["verdict"], now["reason"]) == ("refused", reason)
         assert told["differences"] == []
+
+
+REQUIRED: Final = (
+    ("plain", "GET", "/v1/others/7", "entity=things&operation=update", "allowed"),
+    ("plain", "GET", "/v1/things/7", "entity=others&operation=read&id=9", "role_denies"),
+    ("narrow", "GET", "/v1/things/7", "entity=things&operation=update&id=9", "scope_denies"),
+    ("narrow", "DELETE", "/later/things/7", "operation=read&entity=things", "allowed"),
+    ("plain", "GET", "/public/x", "entity=others&operation=read", "role_denies"),
+    ("plain", "GET", "/nowhere", "entity=things&operation=read", "allowed"),
+    ("narrow", "GET", "/nowhere", "entity=things&operation=update", "scope_denies"),
+    ("plain", "GET", "/nowhere", "entity=things&operation=read&org=lab", "org_mismatch"),
+    ("plain", "GET", "/orgs/lab/things/7", "entity=things&operation=read&org=shop", "org_mismatch"),
+    ("plain", "GET", "/never/x", "entity=things&operation=read", "route_denied"),
+    ("plain", "GET", "/v1/things/../7", "entity=things&operation=read", "target_not_canonical"),
+    ("revoked", "GET", "/v1/things/7", "entity=things&operation=update", "token_revoked"),
+)
+"""Token, method and path of a request, the requirement of its ingress, and the reason of the verdict."""
+
+
+def test_a_decision_by_the_requirement_of_an_ingress_is_explained_by_that_requirement(
+    node: Patgate, tokens: dict[str, Token]
+) -> None:
+    decisions = []
+    with Connection(node.forward_auth_port) as connection:
+        for name, method, path, requirement, reason in REQUIRED:
+            fields = tokens[name].bearer | {"X-Original-Method": method, "X-Original-URI": path}
+            response = connection.request("GET", f"/nginx?{requirement}", headers=fields)
+            assert (response.status == 200) is (reason == "allowed")
+            decisions.append((response.get("X-Request-Id") or "", requirement, reason))
+    for decision, requirement, reason in decisions:
+        told = decided(node, decision)
+        then, now = told["then"], told["now"]
+        assert (then["reason"], now["reason"], told["differences"], told["notes"]) == (reason, reason, [], [])
+        assert set(then["requirement"].split("&")) == set(requirement.split("&"))
+        assert now["requirement"] == then["requirement"]
+        assert sum(step["result"] == "fail" for step in now["steps"]) == (reason != "allowed")
+        if reason in ("allowed", "role_denies", "scope_denies"):
+            given = dict(pair.split("=") for pair in requirement.split("&"))
+            assert (now["entity"], now["operation"]) == (given["entity"], given["operation"])
+        if requirement == REQUIRED[0][3]:
+            assert f"  requirement  {requirement}\n" in node.run("explain", decision).stdout
 
 
 def test_a_refusal_on_a_route_for_one_host_is_explained_with_that_host(node: Patgate, tokens: dict[str, Token]) -> None:

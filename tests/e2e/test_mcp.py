@@ -7,6 +7,7 @@ since 2026-07-28 without.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import yaml
 
 from tests.support.gateway import ROOT, Patgate, Token
 from tests.support.pool import Pool
+from tests.support.rawhttp import Response
 from tests.support.remote import Raised, Remote, running, seconds_until
 from tests.support.tap import Tap
 
@@ -123,6 +125,27 @@ def test_a_subscription_hears_what_changes(node: Patgate, clients: Remote, name:
     clients.ask("listen", client=name)
     assert clients.ask("call", client=name, tool="learn", arguments={}) == "learnt"
     clients.hears("change", client=name, kind="ToolsListChanged")
+
+
+def test_a_session_of_another_user_arrives_with_the_identity_of_the_caller(
+    node: Patgate, server: Remote, name: str
+) -> None:
+    """The page says so: patgate does not judge the session that a header names, and the server can."""
+
+    def post(token: Token, message: dict[str, Any], session: dict[str, str]) -> Response:
+        accepted = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+        body = json.dumps({"jsonrpc": "2.0", "id": 1} | message).encode()
+        with node.connect() as connection:
+            return connection.request("POST", "/mcp", headers=token.bearer | accepted | session, body=body, host=HOST)
+
+    about = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": name, "version": "1"}}
+    begun = post(node.token(USER, name=name), {"method": "initialize", "params": about}, {})
+    session = begun.get("Mcp-Session-Id")
+    assert begun.status == 200
+    assert session is not None
+    post(node.token(CALLER, name=f"{name}-other"), {"method": "tools/list"}, {"Mcp-Session-Id": session})
+    request = server.hears("request", token=f"{name}-other", session=True)
+    assert request["headers"]["x-auth-email"] == CALLER
 
 
 def requests_since(server: Remote, before: int) -> list[dict[str, Any]]:

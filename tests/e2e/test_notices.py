@@ -118,7 +118,7 @@ def ask(node: Patgate, token: Token) -> int:
 
 def warned(node: Patgate) -> list[int]:
     """The number of tokens that each start reported to break the policy; reported after the notices were handled."""
-    return [int(line["count"]) for line in node.records() if str(line["event"]).startswith("living tokens break")]
+    return [int(line["count"]) for line in node.records() if str(line["event"]).startswith("active tokens break")]
 
 
 def test_a_token_that_ends_is_told_of_once_and_one_that_nobody_uses_ends(

@@ -40,7 +40,7 @@ OWNER = "eve@example.org"
 TARGET = "/v1/things/1"
 ROUTES = routes({"path": "/v1/{entity}/{id}"}, {"path": "/public/**", "access": "public"})
 ROLES = {"editor": ["things:*"], "viewer": ["things:read"]}
-REFUSAL = "reload refused: the configuration of before goes on"
+REFUSAL = "reload refused: the previous configuration stays in use"
 OK_METRIC = "patgate_config_last_reload_successful"
 TIME_METRIC = "patgate_config_last_reload_success_timestamp_seconds"
 

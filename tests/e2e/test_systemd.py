@@ -88,7 +88,7 @@ def test_the_manager_hears_of_the_start_of_reloads_of_the_end_and_that_it_lives(
     hears, address = manager
     environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}
     with serve(tmp_path, {"workers": 1}, environ) as process:
-        errors.expect(process.log, "configuration problem", "reload refused: the configuration of before goes on")
+        errors.expect(process.log, "configuration problem", "reload refused: the previous configuration stays in use")
         ready = hears.heard()
         assert ready["READY"] == "1" and ready["STATUS"].startswith("serving on ")
         assert accepts(int(ready["STATUS"].rpartition(":")[2])), "ready means that requests are taken"

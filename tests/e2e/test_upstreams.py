@@ -156,12 +156,15 @@ def test_a_server_that_says_it_is_ill_gets_no_requests_while_it_does(gateways: P
         assert load.statuses() == {200}
         for each in (one, two):
             each.well.unlink()
-        wait_until(lambda: answered_by(node) == {b"503"}, "a refusal where every server is ill", seconds=20)
+        wait_until(lambda: answered_by(node) == {b"503"}, "a refusal where every server is unhealthy", seconds=20)
         two.well.write_text("well")
         wait_until(lambda: answered_by(node) == {b"two"}, "answers of the one that recovered", seconds=20)
 
         events = [each for each in node.records() if each["event"].startswith("upstream server")]
-        for server, changes in ((one.url, ["ill", "well again", "ill"]), (two.url, ["ill", "well again"])):
+        for server, changes in (
+            (one.url, ["unhealthy", "healthy again", "unhealthy"]),
+            (two.url, ["unhealthy", "healthy again"]),
+        ):
             for worker in (0, 1):
                 told = [each["event"] for each in events if (each["server"], each["worker"]) == (server, worker)]
                 assert told == [f"upstream server is {change}" for change in changes]

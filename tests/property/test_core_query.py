@@ -102,6 +102,16 @@ def test_what_is_decided_is_what_every_kind_of_backend_reads(query: str) -> None
         assert set(beliefs(query)) == {met}
 
 
+@given(queries)
+@settings(max_examples=1500)
+@example("service")
+@example("x=%26service=1")
+def test_whether_a_parameter_is_there_is_what_every_kind_of_backend_reads(query: str) -> None:
+    met = QueryReading(f"?{query}".encode()).meets(((b"service", b"*"),))
+    if met is not None:
+        assert {any(name == "service" for name, _ in reader(query)) for reader in READERS} == {met}
+
+
 @given(
     st.lists(
         st.tuples(

@@ -12,6 +12,7 @@ from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus, UserStatus
 from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.core.request.requirement import Requirement, logged_text
 from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import TokenFormat
@@ -19,7 +20,8 @@ from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.phases.respond import Responder
-from proxy.gateway.phases.route import route
+from proxy.gateway.phases.route import route, route_by
+from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
 from proxy.services.explain.explanation import DescribedRequest, Gateway, explain
@@ -113,13 +115,22 @@ def tokens(draw: st.DrawFn) -> TokenGrantRow:
     )
 
 
+requirements = st.builds(
+    Requirement,
+    st.sampled_from(("things", "other")),
+    st.sampled_from(("read", "update", "list")),
+    st.sampled_from((None, "7", "8")),
+    st.sampled_from((None, None, "lab", "org_bbbbbbbbbbbb")),
+)
+
+
 def subject(row: TokenGrantRow) -> Subject:
     found = grants.verdict(row.prefix, row.id, row, NOW)
     return Subject(row=row, status=row.status, revoked_at=None, found=found)
 
 
 def decided(
-    table: RouteTable, request: DescribedRequest, found: Grant | RefusedGrant
+    table: RouteTable, request: DescribedRequest, found: Grant | RefusedGrant, requirement: Requirement | None
 ) -> tuple[Exchange, Reason, Outcome]:
     """The result of the gateway's phases for the request with this token."""
     x = Exchange(None, 0, b"abc")
@@ -133,7 +144,11 @@ def decided(
         max_request_line=LONGEST,
         max_body=None,
     )
-    reason = parser.parse(x, line) or route(table, x)
+    reason = parser.parse(x, line)
+    if reason is None:
+        reason = route(table, x)
+        if requirement is not None:
+            reason = route_by(requirement, x, reason)
     if reason is not None:
         return x, reason, Outcome.REFUSED
     assert x.match is not None
@@ -155,6 +170,7 @@ def decided(
     places=st.sampled_from(PLACES),
     own=st.sampled_from((None, *PLACES)),
     address=st.sampled_from(("10.1.2.3", "192.0.2.7", "fd00::7")),
+    requirement=st.none() | requirements,
 )
 def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     made: list[tuple[str, Access, str | None, frozenset[str] | None, str | None, int, bool, dict[str, str]]],
@@ -164,6 +180,7 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     places: CredentialPlaces,
     own: CredentialPlaces | None,
     address: str,
+    requirement: Requirement | None,
 ) -> None:
     table = RouteTable(
         Route(
@@ -179,10 +196,16 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
         identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=LONGEST,
     )
-    request = DescribedRequest(method=method, target=target, host="api.example", address=address)
+    request = DescribedRequest(
+        method=method,
+        target=target,
+        host="api.example",
+        address=address,
+        requirement="" if requirement is None else logged_text(requirement, redact),
+    )
     token = subject(row)
     explained = explain(gateway, request, token, NOW)
-    x, reason, outcome = decided(table, request, token.found)
+    x, reason, outcome = decided(table, request, token.found, requirement)
     if (explained.judged.reason, reason) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED):
         return  # two things are wrong, and the parser of whole heads reports the other one first
     assert (explained.judged.reason, explained.judged.outcome) == (reason, outcome)
@@ -195,7 +218,9 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
         assert document["challenge"] == [] and document["status"] is None
     else:
         (only,) = failed
-        assert only.step is FAILED.get(reason, Step.ROUTE)
+        assert only.step is (Step.ROUTE if explained.judged.contradicted else FAILED.get(reason, Step.ROUTE))
+        if requirement is None or requirement.org is None:
+            assert not explained.judged.contradicted
         assert only.text
         answer = Responder(challenges=challenges).refusal(x, reason)
         lines = [line for line in answer.split(b"\r\n") if line.startswith(b"WWW-Authenticate: ")]

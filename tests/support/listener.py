@@ -16,13 +16,14 @@ BACKLOG = 256
 
 
 class Listener(ABC):
-    """Listens on a free port and calls ``serve`` for each connection; a context manager.
+    """Listens on a free port of ``host`` and calls ``serve`` for each connection; a context manager.
 
     It accepts as soon as it exists: a subclass sets what ``serve`` needs before it calls this constructor.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, host: str = LOOPBACK) -> None:
         self.name = name
+        self._host = host
         self._lock = threading.Lock()
         self._numbers = count()
         self._open: set[socket.socket] = set()
@@ -46,7 +47,7 @@ class Listener(ABC):
 
     def listen(self, port: int) -> None:
         """Listen on a port; after ``close``, on the same one again."""
-        self._listener = socket.create_server((LOOPBACK, port), backlog=BACKLOG)
+        self._listener = socket.create_server((self._host, port), backlog=BACKLOG)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{self.port}"
         self._acceptor = threading.Thread(target=self._accept, name=self.name, daemon=True)

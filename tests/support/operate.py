@@ -12,7 +12,7 @@ from tests.support.gateway import Patgate, complete
 from tests.support.process import wait_until
 
 RELOADED = "reloaded"
-REFUSED = "reload refused: the configuration of before goes on"
+REFUSED = "reload refused: the previous configuration stays in use"
 
 
 def outcomes(node: Patgate) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tests.support.leaks import SECRETS, SENT, leaks
 from tests.support.listener import Listener
-from tests.support.process import wait_until
+from tests.support.process import LOOPBACK, wait_until
 from tests.support.sentinel import Watch
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nok\n"
@@ -67,12 +67,12 @@ class Recorder(Listener):
     The wire sentinel checks what it receives, unless the sender is not a gateway (``watched=False``).
     """
 
-    def __init__(self, script: Script = answer_ok, *, watched: bool = True) -> None:
+    def __init__(self, script: Script = answer_ok, *, watched: bool = True, host: str = LOOPBACK) -> None:
         self.script = script
         self._watched = watched
         self._requests: list[Recorded] = []
         self._received: dict[int, bytearray] = {}
-        super().__init__("recorder")
+        super().__init__("recorder", host=host)
 
     def close(self) -> None:
         super().close()

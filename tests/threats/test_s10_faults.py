@@ -276,7 +276,7 @@ def storing(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iter
         "routes": ROUTES,
     }
     with Patgate(tmp_path_factory.mktemp("store"), config) as gateway:
-        gateway.expects("what requests leave behind cannot be written and waits")
+        gateway.expects("events and usage of requests cannot be written yet")
         gateway.add_user(OWNER, "editor")
         yield gateway
 

@@ -41,7 +41,7 @@ def node(tmp_path: Path, backend: Recorder, disk: FailingDisk) -> Iterator[Patga
         # Which operation the failure hits depends on timing: the check of the store, or data of earlier requests.
         gateway.expects(
             "the outcome of a change is unknown, and what it touched is refused",
-            "what requests leave behind cannot be written and waits",
+            "events and usage of requests cannot be written yet",
         )
         yield gateway
 

@@ -163,3 +163,12 @@ def test_a_token_as_host_is_refused_even_then(target: str, dropping: Patgate, re
             response = connection.exchange(head.encode())
         assert (response.status, response.json()["reason"]) == (400, "token_misplaced")
     assert recorder.requests == []
+
+
+def test_a_token_in_a_forwarding_header_is_refused_even_then(dropping: Patgate, recorder: Recorder) -> None:
+    """These headers say where a request comes from, so that none of them can be left out."""
+    value = dropping.token(EDITOR).value
+    line = places(value)["forwarding header"]
+    response = ask(dropping, "/v1/things/1", line, f"Authorization: Bearer {value}")
+    assert (response.status, response.json()["reason"]) == (400, "token_misplaced")
+    assert recorder.requests == []

@@ -208,7 +208,11 @@ def test_all_workers_send_the_content_of_the_file_at_the_last_reload_that_could_
             assert seen() == LATER
             file.write_text("")
             reload(node, expect=REFUSED)
-            assert problems(node)[-1].endswith("must not be empty")
+            checked = node.here("check").stderr.splitlines()
+            assert checked[-1].endswith(
+                f'set_headers["Authorization"]: the content of the file "{file}" must not be empty'
+            )
+            assert problems(node) == checked
             assert seen() == LATER
         file.unlink()
         (before,) = node.all_workers()

@@ -19,6 +19,7 @@ from proxy.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "config" / "systemd" / "patgate.service"
+BEFORE_253 = UNIT.with_name("before-253.conf")
 RULES = ROOT / "config" / "prometheus" / "patgate.rules.yaml"
 SERIES = {
     f"{metric.name}{suffix}": metric
@@ -28,10 +29,10 @@ SERIES = {
 TARGET_LABELS = {"instance", "job"}
 
 
-def unit() -> Iterator[tuple[str, str, str]]:
+def unit(file: Path = UNIT) -> Iterator[tuple[str, str, str]]:
     """Section, key and value of every line of the unit."""
     section = ""
-    for line in UNIT.read_text().splitlines():
+    for line in file.read_text().splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif line and not line.startswith("#"):
@@ -78,6 +79,17 @@ def test_the_unit_lets_the_supervisor_drain_before_it_kills() -> None:
     assert found["KillMode"] == "mixed"
     drain = float(Settings().timeouts.drain)
     assert int(found["TimeoutStopSec"]) >= drain + 10
+
+
+def test_a_systemd_before_253_gets_a_type_that_it_knows_and_a_command_to_reload() -> None:
+    """It ignores ``notify-reload``: a start would return at once, and a reload would be refused."""
+    assert service()["Type"] == "notify-reload"
+    signal, wait = "/bin/kill -HUP $MAINPID", "/bin/sleep 1"
+    assert list(unit(BEFORE_253)) == [
+        ("Service", "Type", "notify"),
+        ("Service", "ExecReload", signal),
+        ("Service", "ExecReload", wait),
+    ]
 
 
 def test_the_unit_drops_all_privileges() -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from proxy.core.request.claims import fold
 from proxy.core.request.second_targets import JUDGED, UNJUDGED
+from tests.support import ingress_places
 from tests.support.ingress_claims import CONFIG, OURS, WRITERS, current
 
 KUBERNETES = sorted((CONFIG / "kubernetes").glob("*.yaml"))
@@ -109,6 +110,53 @@ def test_patgate_gets_every_header_that_names_a_second_target(name: str, key: st
     if name != "nginx-gateway-fabric":
         # Without it, the address of every client would be the gateway's.
         assert "X-Forwarded-For" in listed
+
+
+CREDENTIALS = {"Authorization", "X-Api-Key", "Proxy-Authorization"}
+
+
+def removed(name: str, text: str) -> set[str]:
+    """The headers of the credential that the application does not get, by the Kubernetes objects in ``text``."""
+    found = [document for document in yaml.safe_load_all(text) if document]
+    if name == "ingress-nginx":
+        (listed,) = [one["data"] for one in found if one["metadata"]["name"] == "patgate-claims"]
+    elif name == "traefik":
+        (credentials,) = [one for one in found if one["metadata"]["name"] == "patgate-credentials"]
+        listed = credentials["spec"]["headers"]["customRequestHeaders"]
+    else:
+        (modifier,) = [one for document in found for one in values_of(document, "requestHeaderModifier")]
+        return {*modifier["remove"]}
+    return {each for each, value in listed.items() if value == "" and each in {*CREDENTIALS, ingress_places.HEADER}}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in KUBERNETES])
+def test_a_snippet_for_kubernetes_removes_the_credential_before_the_application(name: str) -> None:
+    assert removed(name, (CONFIG / "kubernetes" / f"{name}.yaml").read_text()) == CREDENTIALS
+
+
+def test_the_page_says_for_every_file_where_a_credential_in_another_header_is_removed() -> None:
+    gateways = {f"kubernetes/{path.name}" for path in KUBERNETES}
+    ingresses = {
+        f"ingress/{path.parent.name}/{path.name}"
+        for path in (CONFIG / "ingress").glob("*/*")
+        if "x-api-key" in path.read_text().lower()
+    }
+    assert {*ingress_places.rows()} == {*gateways, *ingresses, "ingress/envoy/envoy-grpc.yaml"}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in KUBERNETES])
+def test_with_the_addition_of_the_page_a_snippet_removes_another_credential_and_shows_it_to_patgate(name: str) -> None:
+    said = ingress_places.rows()[f"kubernetes/{name}.yaml"]
+    text = ingress_places.changed(f"kubernetes/{name}.yaml", said)
+    assert removed(name, text) == {*CREDENTIALS, ingress_places.HEADER}
+    found = list(yaml.safe_load_all(text))
+    listed = [one for key in ("headersToExtAuth", "allowedHeaders") for one in values_of(found, key)]
+    assert len(listed) == said.count(" and in ")
+    for names in listed:
+        # Authorization is always sent. The rest must be named: every place of the default, and the added one.
+        assert {"x-api-key", "cookie", "sec-websocket-protocol", ingress_places.HEADER.lower()} <= {
+            each.lower() for each in names
+        }
 
 
 def test_envoy_gateway_fails_closed() -> None:

@@ -22,7 +22,7 @@ ROWS: Final = [
     for line in body.splitlines()
     if line.startswith("| ") and (cells := [cell.strip() for cell in line.strip("|").split("|")])[2] != "tests"
 ]
-NAMED: Final = re.findall(r"`(tests/[\w/.]+)::(\w+)`", TEXT)
+NAMED: Final = re.findall(r"`(tests/[\w/.-]+)::(\w+)`", TEXT)
 
 
 def test_there_are_fourteen_sections_and_each_has_rows() -> None:
@@ -35,7 +35,7 @@ def test_every_row_has_tests_or_says_not_yet() -> None:
         assert attack
         assert answer, attack
         assert bool(tests) is ("*not yet*" not in answer), attack
-        assert re.fullmatch(r"(?:`tests/[\w/.]+::\w+`(?:, (?=`)|$))*", tests), attack
+        assert re.fullmatch(r"(?:`tests/[\w/.-]+::\w+`(?:, (?=`)|$))*", tests), attack
 
 
 @pytest.mark.parametrize("file", sorted({file for file, _ in NAMED}))

@@ -124,7 +124,7 @@ class RequestRecorder:
             invalid += 1
         if invalid:
             self._lost("invalid", invalid)
-            _log.warning("what a worker tells of requests makes no sense", count=invalid)
+            _log.warning("a worker's report has invalid rows", count=invalid)
 
     def record(self, event: RequestEvent) -> None:
         """Queue an event of this process."""
@@ -214,20 +214,20 @@ class RequestRecorder:
             await write(rows)
         except StoreUnavailable as error:
             if not self._failing:
-                _log.error("what requests leave behind cannot be written and waits", error=error)
+                _log.error("events and usage of requests cannot be written yet", error=error)
             self._failing = True
             return False
         except PatgateError as error:
-            _log.error("what requests leave behind contradicts the store and is dropped", error=error)
+            _log.error("events or usage of requests contradict the store and are dropped", error=error)
             self._refused(rows)
             return True
         except Exception:  # noqa: BLE001 - a defect with one batch must not stop the others
-            _log.exception("what requests leave behind cannot be written and is dropped")
+            _log.exception("events or usage of requests cannot be written and are dropped")
             self._refused(rows)
             return True
         if self._failing:
             self._failing = False
-            _log.info("what requests leave behind is written again")
+            _log.info("events and usage of requests are written again")
         return True
 
     def _take_event(self, row: object) -> None:

@@ -12,6 +12,7 @@ import math
 from typing import Final
 
 from proxy.core.reasons import Reason
+from proxy.core.request.requirement import TEXT_LIMIT, read_logged
 from proxy.observe.metrics import Outcome
 from proxy.store.audit.chain import Event
 from proxy.store.audit.reports import Report
@@ -36,7 +37,7 @@ _EVENT: Final = frozenset(
 )  # fmt: skip
 _INGRESS: Final = {"peer": 64, "ingress_request_id": 128}
 """Members of an event that only requests of trusted peers have, and their limits."""
-_OPTIONAL: Final = frozenset(("second", *_INGRESS))
+_OPTIONAL: Final = frozenset(("second", "requirement", *_INGRESS))
 
 
 class InvalidReport(Exception):
@@ -69,6 +70,7 @@ def event(row: object) -> RequestEvent:
                 "path": text(row["path"], _PATH),
                 **({"second_target": _second(row["second"])} if "second" in row else {}),
                 **{name: text(row[name], limit) for name, limit in _INGRESS.items() if name in row},
+                **({"requirement": _requirement(row["requirement"])} if "requirement" in row else {}),
                 "status": integer(row["status"]),
             },
         ),
@@ -84,6 +86,14 @@ def _second(row: object) -> dict[str, str]:
         raise InvalidReport
     limits = {"header": 64, "method": 64, "path": _PATH}
     return {name: text(value, limits[name]) for name, value in row.items()}
+
+
+def _requirement(value: object) -> str:
+    """What the ingress said that the request needs (``core.request.requirement``)."""
+    written = text(value, TEXT_LIMIT)
+    if read_logged(written) is None:
+        raise InvalidReport
+    return written
 
 
 def use(row: object) -> Use:

@@ -249,7 +249,7 @@ class _Link:
         try:
             self._counters.update(self.key, from_wire(message.get("snapshot")))
         except SnapshotError as error:
-            _log.warning("a worker's counters are not believed", worker=self._worker, error=error)
+            _log.warning("a worker's counters are invalid", worker=self._worker, error=error)
 
     async def _answer(self, op: object, message: Message) -> None:
         try:
@@ -271,7 +271,7 @@ class _Link:
         except AuthorityOverloaded:
             return {"error": LinkError.OVERLOADED}
         except PatgateError as error:
-            _log.warning("a worker's question could not be answered", worker=self._worker, error=error)
+            _log.warning("a worker's request could not be answered", worker=self._worker, error=error)
             return {"error": LinkError.UNAVAILABLE}
 
     async def _resolve(self, message: Message) -> Message:
@@ -319,7 +319,7 @@ class _Link:
             return
         self._writer.write(data)
         if self._writer.transport.get_write_buffer_size() > BUFFERED:
-            _log.warning("a worker does not read its changes and is cut off", worker=self._worker)
+            _log.warning("a worker does not read its changes and is disconnected", worker=self._worker)
             self._writer.transport.abort()
 
     def _reply(self, id_: object, reply: Message) -> None:
@@ -327,7 +327,7 @@ class _Link:
         try:
             self._write({"id": id_, **reply})
         except WireError as error:
-            _log.warning("a worker's question could not be answered", worker=self._worker, error=error)
+            _log.warning("a worker's request could not be answered", worker=self._worker, error=error)
             self._write({"id": id_, "error": LinkError.UNAVAILABLE})
 
     def _write(self, message: Message) -> None:

@@ -100,7 +100,7 @@ def doctor(
     tls = _context(ca, insecure=insecure)
     settings = None if invocation.config is None else invocation.settings()
     listener = None if forward_auth is None else _address(forward_auth, tls)
-    servers = [(_address(each, tls), True) for each in backends]
+    servers = [_address(each, tls) for each in backends]
     facts: dict[str, Any] = {}
     if settings is not None:
         servers += _servers(settings, tls)
@@ -125,9 +125,12 @@ def doctor(
     problems = sum(finding.verdict is CheckVerdict.PROBLEM for finding in found)
     document = {"url": url, "ok": not problems, "problems": problems, "checks": [each.as_dict() for each in found]}
     invocation.out.document(document)
+    skipped = sum(finding.verdict is CheckVerdict.SKIPPED for finding in found)
     if problems:
         invocation.out.note(f"{problems} of {len(found)} checks found a problem.")
         raise SystemExit(REFUSED)
+    made = f"The {len(found) - skipped} checks that were made found no problem"
+    invocation.out.note(f"{made}; {skipped} were skipped." if skipped else f"{made}.")
 
 
 def _line(finding: Finding) -> str:
@@ -168,14 +171,11 @@ def _address(url: str, tls: ssl.SSLContext) -> Address:
     )
 
 
-def _servers(settings: Settings, tls: ssl.SSLContext) -> list[tuple[Address, bool]]:
+def _servers(settings: Settings, tls: ssl.SSLContext) -> list[Address]:
     """The servers of the configuration that listen on a network."""
     return [
-        (
-            Address(
-                name=server.host, port=server.port, host=server.authority, tls=tls if server.scheme == "https" else None
-            ),
-            False,
+        Address(
+            name=server.host, port=server.port, host=server.authority, tls=tls if server.scheme == "https" else None
         )
         for upstream in settings.upstreams.values()
         for server in upstream.servers

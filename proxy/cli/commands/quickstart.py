@@ -7,6 +7,9 @@ keeps the configuration and the users, and gives the token a new secret, because
 
 import asyncio
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -170,11 +173,17 @@ class _Quickstart:
             line(f"  {step.curl}")
             line(f"      {step.expect}: {step.why}\n")
         line("Change the role of its owner, and the second request is refused:\n")
-        line(f"  patgate user set-role {ADMIN} viewer --config {self._config}\n")
-        line(f"Configuration: {self._config} (continue with `patgate serve --config …`)")
+        line(f"  {_program()} user set-role {ADMIN} viewer --config {shlex.quote(str(self._config))}\n")
+        line(f"Configuration: {self._config} (continue with `{_program()} serve --config …`)")
         line(f"Log:           {self._data / LOG}")
         if not self._once:
             line("Ctrl-C ends it.")
+
+
+def _program() -> str:
+    """The command as the user can type it: its name, or its path where the name finds nothing (``make demo``)."""
+    own = Path(sys.argv[0])
+    return shlex.quote(str(own)) if own.name == "patgate" and shutil.which("patgate") is None else "patgate"
 
 
 async def _token(control: Control) -> tuple[Json, bool]:

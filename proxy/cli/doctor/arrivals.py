@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from proxy.cli.doctor import causes
 from proxy.cli.doctor.deployment import MARK, Arrived, Deployment, arrived, spelled
 from proxy.cli.doctor.findings import Finding, ok, problem, skipped
 
@@ -33,9 +34,11 @@ def sees(deployment: Deployment) -> tuple[Finding, Arrived | None]:
     seen = arrived(answer)
     if seen is not None:
         return ok(ECHO, f"{deployment.path} is answered by patgate whoami"), seen
-    why = f"{deployment.path} answers {answer.status}" + (", and not as patgate whoami does" if answer.success else "")
+    why = f"{deployment.path} with the token gets {causes.described(answer)}"
+    if answer.success:
+        why += ", and not from patgate whoami"
     advice = "route the path to a running `patgate whoami`, and use a token that may GET it"
-    return problem(ECHO, why, advice), None
+    return problem(ECHO, why, causes.advice(answer) or advice), None
 
 
 def identity_headers(deployment: Deployment, plain: Arrived) -> Finding:
@@ -52,7 +55,8 @@ def identity_headers(deployment: Deployment, plain: Arrived) -> Finding:
         "each; Caddy: copy_headers; Traefik: authResponseHeaders)"
     )
     if not (ours := plain.named(names)):
-        return problem(IDENTITY, "an allowed request arrives without any identity header", advice)
+        missing = "have the ingress ask patgate, and pass the identity headers of its answer on to the backend"
+        return problem(IDENTITY, "an allowed request arrives without any identity header", missing)
     for how, sent in spellings.items():
         seen = arrived(deployment.ask_with_token(*((name, MARK) for name in sent)))
         if seen is None:

@@ -20,9 +20,8 @@ class Deployment:
     """The deployment under test. ``path`` needs a token; ``echo`` says that ``patgate whoami`` answers there.
 
     ``path_given``: the operator named the path. ``brand`` begins a mistyped token; ``identity_names`` are the identity
-    headers; ``open_paths`` are paths that may need no token. ``backends`` are servers to probe around patgate, with
-    whether the operator named them for that; ``forward_auth`` is the forward-auth listener, if it should refuse this
-    machine.
+    headers; ``open_paths`` are paths that may need no token. ``backends`` are servers to probe around patgate;
+    ``forward_auth`` is the forward-auth listener, if it should refuse this machine.
     """
 
     front: Address
@@ -33,7 +32,7 @@ class Deployment:
     brand: str = "patgate"
     identity_names: tuple[str, ...] = PRESET_NAMES
     open_paths: tuple[str, ...] = ("/", "/healthz")
-    backends: tuple[tuple[Address, bool], ...] = ()
+    backends: tuple[Address, ...] = ()
     forward_auth: Address | None = None
 
     def ask(self, *headers: tuple[str, str], target: str | None = None) -> Response:

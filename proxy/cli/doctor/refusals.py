@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from proxy.cli.doctor import causes
 from proxy.cli.doctor.client import Response
 from proxy.cli.doctor.deployment import Deployment, arrived
 from proxy.cli.doctor.findings import Finding, ok, problem, skipped
@@ -25,6 +26,10 @@ _FORGED: Final = (
 _PATHS: Final = (
     "patgate must see the target as the client sent it, and the backend must get the same (nginx: $request_uri for "
     "X-Original-URI, never $uri; proxy_pass without a path)"
+)
+_REFUSALS: Final = (
+    "clients cannot tell what to do: have the ingress pass patgate's refusal on as it is (nginx: the file of "
+    "config/ingress builds it from headers)"
 )
 _TARGET_HEADERS: Final = ("X-Original-URI", "X-Original-URL", "X-Forwarded-Uri", "X-Rewrite-URL")
 _METHOD_HEADERS: Final = ("X-Original-Method", "X-Forwarded-Method", "X-HTTP-Method-Override")
@@ -88,18 +93,20 @@ def forged_target(deployment: Deployment) -> Finding:
 def refusals(deployment: Deployment) -> Finding:
     """A refusal must arrive with its status, challenge and reason."""
     answer = deployment.ask()
-    if answer.success or (answer.status == 403 and not deployment.path_given):
+    hidden = answer.status == 403 and not deployment.path_given and causes.advice(answer) is None
+    if answer.success or hidden:
         return skipped(REFUSALS, f"{deployment.path} gets {answer.status} without a token", NAME_A_PATH)
+    two = deployment.ask(*_mistyped(deployment))
+    dots = deployment.ask(target="/doctor/.." + deployment.path)
     lost = _lost(answer, 401, "a request without a token")
-    lost += _lost(deployment.ask(*_mistyped(deployment)), 400, "a request with two credentials")
-    lost += _lost(deployment.ask(target="/doctor/.." + deployment.path), 400, "a path with dot segments")
+    lost += _lost(two, 400, "a request with two credentials")
+    lost += _lost(dots, 400, "a path with dot segments")
     if not lost:
         return ok(REFUSALS, "refusals arrive with status, challenge and reason")
     return problem(
         REFUSALS,
         "; ".join(dict.fromkeys(lost)),
-        "clients cannot tell what to do: have the ingress pass patgate's refusal on as it is (nginx: the file of "
-        "config/ingress builds it from headers)",
+        causes.advice(answer) or causes.advice(two) or causes.advice(dots) or _REFUSALS,
     )
 
 
@@ -109,7 +116,7 @@ def _lost(answer: Response, status: int, case: str) -> list[str]:
         # Another check judges requests that are served. And a path that the ingress has cleaned gets another refusal.
         return []
     if answer.status != status:
-        return [f"{case} gets {answer.status} instead of {status}"]
+        return [f"{case} gets {causes.described(answer)} instead of {status}"]
     lost = []
     if status == 401 and not any("realm=" in value for value in answer.all("WWW-Authenticate")):
         lost.append("401 has no challenge (WWW-Authenticate)")
@@ -151,10 +158,12 @@ def paths(deployment: Deployment) -> Finding:
             _PATHS,
         )
     if deployment.token is not None and deployment.echo:
-        sent = deployment.path + "?doctor=a%2Fb%20c&doctor="
-        seen = arrived(deployment.ask_with_token(target=sent))
-        if seen is not None and seen.path != sent:
-            return problem(PATHS, f"{sent} arrives as {seen.path}", _PATHS)
+        # Servers that decode a path and encode it again change the comma. (It is another resource; a token that may not
+        # read that one gets a refusal.)
+        for sent in (f"{deployment.path}?doctor=a%2Fb%20c&doctor=", f"{deployment.path}%2C"):
+            seen = arrived(deployment.ask_with_token(target=sent))
+            if seen is not None and seen.path != sent:
+                return problem(PATHS, f"{sent} arrives as {seen.path}", _PATHS)
     if cleaned:
         return ok(PATHS, f"refused, or cleaned by the ingress before patgate is asked ({', '.join(cleaned)})")
     return ok(PATHS, "paths with several readings are refused")

@@ -18,14 +18,14 @@ _UNREACHABLE: Final = (
 def backends(deployment: Deployment) -> Finding:
     """No backend may serve requests that do not come through patgate.
 
-    A server that the configuration names by a loopback address is probed on this machine's outward address, where it
-    answers if it is bound to all addresses.
+    A server with a loopback address is probed on this machine's outward address, where it answers if it is bound to all
+    addresses.
     """
     if not deployment.backends:
         return skipped(BACKENDS, "no backend is known", "add --backend URL, or --config FILE for its upstreams")
     silent = 0
-    for address, named in deployment.backends:
-        probed = address if named else _outside(address)
+    for address in deployment.backends:
+        probed = _outside(address)
         answer = None if probed is None else _answer(probed, deployment.path)
         if probed is None or answer is None or answer.status in (401, 403, 407):
             silent += 1
@@ -36,7 +36,7 @@ def backends(deployment: Deployment) -> Finding:
 
 
 def _outside(address: Address) -> Address | None:
-    """Where a server of the configuration would answer other machines; None if this cannot be probed from here."""
+    """Where a server would answer other machines; None if this cannot be probed from here."""
     try:
         if not is_loopback(address.name):
             return address
@@ -70,5 +70,6 @@ def forward_auth(deployment: Deployment) -> Finding:
     return problem(
         FORWARD_AUTH,
         f"{address} answers this machine ({answer.status}) as if it were an ingress",
-        "listen.forward_auth.trusted must contain the ingress only, and only the ingress should reach the listener",
+        "if the ingress runs on this machine, run the check from another one; otherwise remove this machine from "
+        "listen.forward_auth.trusted, and let only the ingress reach the listener",
     )

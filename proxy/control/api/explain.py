@@ -96,6 +96,9 @@ class ExplainedRequest(ResponseModel):
     second_target: Annotated[
         SecondTarget | None, Field(description="Of a decision: checked in addition to the request.")
     ]
+    requirement: Annotated[
+        str | None, Field(description="Of a decision: what the ingress said that the request needs.")
+    ]
     route: Annotated[str | None, Field(description="The pattern of the matched route.")]
     access: Literal["token", "public", "passthrough", "denied"] | None
     upstream: str | None
@@ -127,6 +130,7 @@ class DecidedThen(ResponseModel):
     path: str | None
     host: str | None
     second_target: SecondTarget | None
+    requirement: str | None
     route: str | None
     action: str
     target: str | None

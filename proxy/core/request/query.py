@@ -4,7 +4,7 @@ A route with ``query`` conditions matches only requests whose parameters have ex
 decode a query in many ways, so a condition is decided only where all of them agree (docs/threat-model.md §1):
 
 1. A parameter that a condition names occurs at most once, in exactly this spelling, separated by ``&``. Its value is
-   plain: letters, digits and ``-._~``. Without ``=`` its value is empty.
+   plain: letters, digits and ``-._~``. Without ``=`` its value is empty. A condition ``*`` is met by every value.
 2. Another spelling of the name makes the reading ambiguous: another letter case, escapes, ``+`` or white space around
    it, other punctuation, ``[]`` after it or around it, a compatible Unicode character. So does a name after ``;``,
    ``?`` or an escaped separator, however often the query is decoded, because some parsers split there. A parameter
@@ -25,9 +25,13 @@ from urllib.parse import unquote_to_bytes
 Conditions = tuple[tuple[bytes, bytes], ...]
 """The name and value of each parameter; all of them must be met."""
 
+ANY: Final = "*"
+"""A condition that every value of the parameter meets."""
+
 PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]*+", re.ASCII)
 """The characters of a name or value in a condition: none has a reason to be escaped (RFC 3986 section 2.3)."""
 
+_ANY_VALUE: Final = ANY.encode("ascii")
 _PLAIN_VALUE: Final = re.compile(rb"[A-Za-z0-9._~-]*+")
 _SEPARATOR: Final = re.compile(r"[&;?]")
 _ODD: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")
@@ -90,7 +94,7 @@ class QueryReading:
                 return None
             if not values:
                 met = False
-            elif values[0] != wanted:
+            elif wanted != _ANY_VALUE and values[0] != wanted:
                 if _PLAIN_VALUE.fullmatch(values[0]) is None or _name(values[0]) == _name(wanted):
                     return None
                 met = False

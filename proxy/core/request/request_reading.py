@@ -198,5 +198,10 @@ def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[
 
 def only_value(fields: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     """The value of the field that occurs once; None where it is missing or repeated."""
-    values = [value for name, value in fields if name == wanted]
-    return values[0] if len(values) == 1 else None
+    found: bytes | None = None
+    for name, value in fields:
+        if name == wanted:
+            if found is not None:
+                return None
+            found = value
+    return found

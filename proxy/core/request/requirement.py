@@ -4,7 +4,8 @@
 
 Rules of this module:
 1. ``entity`` and ``operation`` are required, every key occurs at most once, and no other key is known. A value is
-   plain: no escapes, no wildcard. Anything else is refused, never ignored.
+   plain: no escapes, no wildcard. Anything else is refused, never ignored, in the path of a call and in a query that
+   only the ingress can write. A query that a client may have written (``Shape.fixed_query`` False) is not read.
 2. The requirement replaces the entity, id and operation of the route that matches the target, and may add an
    organisation; it never replaces the route's. The grant decides as always: role ∧ scopes ∧ organisation.
 3. The target is still checked and routed: an ambiguous one is refused, and so is a route with access ``denied``. A
@@ -16,6 +17,7 @@ Rules of this module:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -28,8 +30,16 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST: Final = 4
 _TOKEN: Final = Access.TOKEN
 
-UNROUTED: Final = Route(index=-1, path="/**", name="-")
-"""The route of a request that no route matches and that a requirement decides. It has no upstream."""
+UNROUTED: Final = Route(index=-1, path="/**", name="-", host="")
+"""The route of a request that no route matches and that a requirement decides. It has no upstream.
+
+``host`` is not None, because the request's host may be why no route matches.
+"""
+
+REDACTED: Final = "[redacted]"
+"""A value of a logged requirement that may be a secret."""
+TEXT_LIMIT: Final = len("entity=&operation=&id=&org=") + 2 * 64 + 2 * 255
+"""The most characters of a logged requirement."""
 
 
 class Requirement(NamedTuple):
@@ -56,6 +66,22 @@ def read_requirement(text: bytes) -> Requirement | None:
     if _NAME.fullmatch(entity) is None or _NAME.fullmatch(operation) is None:
         return None
     return Requirement(entity, operation, values.get("id"), values.get("org"))
+
+
+def logged_text(requirement: Requirement, redact: Callable[[str], str]) -> str:
+    """The requirement as in a URL, for the audit log. A value that ``redact`` changes is ``REDACTED``."""
+    entity, operation, entity_id, org = requirement
+    pairs = (("entity", entity), ("operation", operation), ("id", entity_id), ("org", org))
+    return "&".join(
+        [f"{key}={value if redact(value) == value else REDACTED}" for key, value in pairs if value is not None]
+    )
+
+
+def read_logged(text: str) -> Requirement | None:
+    """The requirement in the audit log, with the word ``redacted`` for a redacted value; None if it is invalid."""
+    if len(text) > TEXT_LIMIT or not text.isascii():
+        return None
+    return read_requirement(text.replace(REDACTED, REDACTED[1:-1]).encode("ascii"))
 
 
 def required(

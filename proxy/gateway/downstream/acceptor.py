@@ -25,8 +25,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final, Protocol
 
 from proxy.core.networks import is_within
-from proxy.gateway.downstream.accepted import AcceptedSocket, Handover
+from proxy.gateway.downstream.accepted import AcceptedSocket
 from proxy.gateway.downstream.connection_state import ConnectionState
+from proxy.gateway.downstream.handover import Handover
 from proxy.gateway.downstream.limits import DownstreamLimits
 from proxy.gateway.downstream.listener import Other
 from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse

@@ -107,7 +107,7 @@ def acceptor(
     limit: int = getattr(room, name)
     if own.connections is not None and own.connections > limit:
         log.warning(
-            "fewer connections than the settings allow, for want of descriptors",
+            "too few file descriptors: fewer connections than the settings allow",
             listener=name,
             setting=own.connections,
             connections=limit,

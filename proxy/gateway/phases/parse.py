@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from enum import IntEnum
 from typing import Final
 
 from proxy.core.credential_places import PresentedFields
@@ -38,37 +37,28 @@ _MEMO_LIMIT: Final = 4096
 _MAX_LENGTH_DIGITS: Final = 18
 
 
-class Field(IntEnum):
-    """What the parser does with a field whose name it knows."""
-
-    DROP = 1
-    HOST = 2
-    AUTHORIZATION = 3
-    CONNECTION = 4
-    CONTENT_LENGTH = 5
-    TRANSFER_ENCODING = 6
-    EXPECT = 7
-    PRESENTED = 8
-    FORWARDED = 9
-    UPGRADE = 10
-    VIA = 11
-    MAX_FORWARDS = 12
-    SECOND_TARGET = 13
-    LOGIN = 14
-    BELIEVED = 15
-    ORIGIN = 16
-    REQUEST_METHOD = 17
-    INGRESS = 18
-
-
-# The usual ones as plain integers, because comparing enumeration members costs more.
+# What the parser does with a field whose name it knows. Plain integers, because comparing members of an enumeration
+# costs a compiled module two look-ups each time.
 _UNKNOWN: Final = -1
 _PASS: Final = 0
 _DROP: Final = 1
 _HOST: Final = 2
 _AUTHORIZATION: Final = 3
 _CONNECTION: Final = 4
-
+_CONTENT_LENGTH: Final = 5
+_TRANSFER_ENCODING: Final = 6
+_EXPECT: Final = 7
+_PRESENTED: Final = 8
+_FORWARDED: Final = 9
+_UPGRADE: Final = 10
+_VIA: Final = 11
+_MAX_FORWARDS: Final = 12
+_SECOND_TARGET: Final = 13
+_LOGIN: Final = 14
+_BELIEVED: Final = 15
+_ORIGIN: Final = 16
+_REQUEST_METHOD: Final = 17
+_INGRESS: Final = 18
 
 _HOP_BY_HOP: Final = (
     b"keep-alive",
@@ -95,7 +85,7 @@ FORWARDED_FIELDS: Final = (
 INGRESS_FIELDS: Final = (b"x-real-ip", b"x-forwarded-prefix", b"x-forwarded-port", REQUEST_ID)
 """Fields that are kept from trusted peers, and dropped from all others. None of them is forwarded as it is."""
 
-_LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
+_LOGIN_NAME: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
 """Names of fields that may carry a login in base64."""
 
 _PREFLIGHT: Final = frozenset((b"origin", b"access-control-request-method"))
@@ -134,30 +124,30 @@ class HeadParser:
         cors: bool = False,
         pseudonym: bytes = b"",
     ) -> None:
-        fields: dict[bytes, Field] = dict.fromkeys(second_targets, Field.SECOND_TARGET)
-        fields.update(dict.fromkeys(stripped, Field.DROP))
-        fields.update(dict.fromkeys(believed, Field.BELIEVED))
-        fields.update(dict.fromkeys(ingress, Field.INGRESS))
-        fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
-        fields.update(dict.fromkeys((*FORWARDED_FIELDS, *describing), Field.FORWARDED))
-        fields[b"host"] = Field.HOST
-        fields[b"authorization"] = Field.AUTHORIZATION
-        fields[b"connection"] = Field.CONNECTION
-        fields[b"content-length"] = Field.CONTENT_LENGTH
-        fields[b"transfer-encoding"] = Field.TRANSFER_ENCODING
-        fields[b"expect"] = Field.EXPECT
-        fields[b"upgrade"] = Field.UPGRADE
+        fields: dict[bytes, int] = dict.fromkeys(second_targets, _SECOND_TARGET)
+        fields.update(dict.fromkeys(stripped, _DROP))
+        fields.update(dict.fromkeys(believed, _BELIEVED))
+        fields.update(dict.fromkeys(ingress, _INGRESS))
+        fields.update(dict.fromkeys(_HOP_BY_HOP, _DROP))
+        fields.update(dict.fromkeys((*FORWARDED_FIELDS, *describing), _FORWARDED))
+        fields[b"host"] = _HOST
+        fields[b"authorization"] = _AUTHORIZATION
+        fields[b"connection"] = _CONNECTION
+        fields[b"content-length"] = _CONTENT_LENGTH
+        fields[b"transfer-encoding"] = _TRANSFER_ENCODING
+        fields[b"expect"] = _EXPECT
+        fields[b"upgrade"] = _UPGRADE
         own = frozenset(presented)
-        fields.update(dict.fromkeys(own, Field.PRESENTED))
+        fields.update(dict.fromkeys(own, _PRESENTED))
         if cors:
             # What the operator drops is not forwarded for the sake of CORS.
-            fields.setdefault(b"origin", Field.ORIGIN)
-            fields.setdefault(b"access-control-request-method", Field.REQUEST_METHOD)
+            fields.setdefault(b"origin", _ORIGIN)
+            fields.setdefault(b"access-control-request-method", _REQUEST_METHOD)
             # What makes a request a preflight must arrive with it.
             own |= _PREFLIGHT
         if pseudonym:
-            fields[b"via"] = Field.VIA
-            fields[b"max-forwards"] = Field.MAX_FORWARDS
+            fields[b"via"] = _VIA
+            fields[b"max-forwards"] = _MAX_FORWARDS
         self._fields = fields
         self._never_nominated = _NEVER_NOMINATED | own
         self._pseudonym = pseudonym
@@ -205,8 +195,12 @@ class HeadParser:
         refusal = self._fields_of(x, lines)
         if refusal is not None:
             return refusal
-        # One search for both, because most of a search's cost is its start.
-        if self._search.contains(parts[1] + x.kept):
+        # One search for all, because most of a search's cost is its start.
+        searched = parts[1] + x.kept
+        forwarded = x.forwarded
+        if forwarded is not None:
+            searched += b"\r\n" + b"\r\n".join([value for _, value in forwarded])
+        if self._search.contains(searched):
             self._misplaced(x, parts[1])
         if path[0] == 0x2F:
             x.path = path
@@ -278,10 +272,10 @@ class HeadParser:
             code = _PASS
             if folded.startswith(FAMILY_NAMES):
                 code = _DROP
-            elif _LOGIN.search(folded) is not None:
-                code = int(Field.LOGIN)
+            elif _LOGIN_NAME.search(folded) is not None:
+                code = _LOGIN
         else:
-            code = int(field) if name.lower() == folded or field is Field.SECOND_TARGET else _DROP
+            code = field if name.lower() == folded or field == _SECOND_TARGET else _DROP
         if len(self._codes) < NAME_MEMO and len(name) <= NAME_MEMO_LENGTH:
             self._codes[name] = code
         return code
@@ -289,10 +283,13 @@ class HeadParser:
     def _misplaced(self, x: Exchange, target: bytes) -> None:
         """Drop the fields of ``x`` that contain a token, or have the request refused; a target is never changed.
 
-        ``Host`` is part of the target (RFC 9110 section 7.1), and is forwarded in ``X-Forwarded-Host`` too.
+        ``Host`` is part of the target (RFC 9110 section 7.1), and is forwarded in ``X-Forwarded-Host`` too. Fields that
+        describe a request or its way are not dropped either.
         """
-        if self._drop_misplaced and not self._search.contains(target + b" " + x.host):
-            x.kept = self._search.without(x.kept)
+        search = self._search
+        kept_only = not any([search.contains(value) for _, value in x.forwarded or []])
+        if self._drop_misplaced and kept_only and not search.contains(target + b" " + x.host):
+            x.kept = search.without(x.kept)
         else:
             x.misplaced = True
 
@@ -303,68 +300,66 @@ class HeadParser:
         return name
 
     def _rare(self, x: Exchange, code: int, line: bytes, name: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
-        if code == Field.CONTENT_LENGTH:
+        if code == _CONTENT_LENGTH:
             if x.content_length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 return Reason.REQUEST_MALFORMED
             x.content_length = int(value)
             # Normalised: another parser might read a leading zero as an octal number.
             kept.append(b"Content-Length: %d" % x.content_length)
-        elif code == Field.TRANSFER_ENCODING:
+        elif code == _TRANSFER_ENCODING:
             if x.chunked or x.version == 0 or value.lower() != b"chunked":
                 return Reason.REQUEST_MALFORMED
             x.chunked = True
-        elif code == Field.EXPECT:
+        elif code == _EXPECT:
             if x.expects_continue or value.lower() != b"100-continue":
                 return Reason.EXPECTATION_FAILED
             # A 1.0 client cannot wait for an interim response (RFC 9110 section 10.1.1).
             if x.version:
                 x.expects_continue = True
                 kept.append(b"Expect: 100-continue")
-        elif code == Field.PRESENTED:
+        elif code == _PRESENTED:
             presented = x.presented
             if presented is None:
                 x.presented = presented = PresentedFields(drop_misplaced=self._drop_misplaced)
             presented.fields.append((name.lower(), value, line))
-        elif code == Field.FORWARDED:
+        elif code == _FORWARDED:
             _keep_forwarded(x, name, value)
-            if self._search.contains(value):
-                x.misplaced = True
-        elif code == Field.LOGIN:
+        elif code == _LOGIN:
             if not self._search.contains_credential(value):
                 kept.append(line)
             elif not self._drop_misplaced:
                 x.misplaced = True
-        elif code == Field.SECOND_TARGET:
+        elif code == _SECOND_TARGET:
             if x.second is None:
                 x.second = []
             x.second.append((fold(name), value))
             kept.append(line)
-        elif code in (Field.BELIEVED, Field.INGRESS):
+        elif code in (_BELIEVED, _INGRESS):
             if self._search.contains_credential(value):
                 x.misplaced = x.misplaced or not self._drop_misplaced
             elif x.client is not None and x.client.peer_trusted:
-                if code == Field.BELIEVED:
+                if code == _BELIEVED:
                     kept.append(line)
                 else:
                     _keep_forwarded(x, name, value)
-        elif code == Field.UPGRADE:
+        elif code == _UPGRADE:
             # Any other protocol or list of protocols is dropped with its field (RFC 9110 section 7.8).
             x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
-        elif code == Field.ORIGIN or code == Field.REQUEST_METHOD:
+        elif code in (_ORIGIN, _REQUEST_METHOD):
             cors = x.cors
             if cors is None:
                 x.cors = cors = CorsRequest()
-            if code == Field.ORIGIN:
+            if code == _ORIGIN:
                 cors.has_origin(value)
             else:
                 cors.method = value
             kept.append(line)
-        elif code == Field.VIA:
+        elif code == _VIA:
             # Anywhere in the value, even in a comment: the name is random, so only this node has put it there.
             if self._pseudonym in value:
                 return Reason.LOOP_DETECTED
             kept.append(line)
-        elif code == Field.MAX_FORWARDS:
+        elif code == _MAX_FORWARDS:
             return self._max_forwards(x, line, value, kept)
         return None
 

@@ -22,6 +22,10 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.date import HttpClock
 
 _RETRY_AFTER_SECONDS: Final = 1
+_MEMO: Final = 1024
+"""Kinds of bodies that are remembered; a scope contains an entity, which may be client input."""
+_DECISION: Final = b"<the decision's id>"
+"""The place of the decision's id in a body that is remembered; no detail and no scope contains these characters."""
 _PHRASES: Final = {
     400: b"Bad Request",
     401: b"Unauthorized",
@@ -70,6 +74,8 @@ class Responder:
         self.cors = cors
         self._refusals = refusals
         self._clock = HttpClock()
+        self._bodies: dict[tuple[RefusalFormat, Reason, str], bytes] = {}
+        self._lines: dict[Reason, bytes] = {}
 
     def refusal(self, x: Exchange, reason: Reason, *, in_fields: bool = False, bounded: bool = False) -> bytes:
         """The complete response to ``x`` for ``reason``: head and body (no body for HEAD).
@@ -80,7 +86,7 @@ class Responder:
         entry = TABLE[reason]
         challenges = self._challenges.values(entry.challenge, x.match)
         form = self._format(x)
-        body = _body(form, entry, x.request_id.decode("ascii"), needed_scope(entry.challenge, x.match))
+        body = self._body(form, reason, entry, x.request_id, needed_scope(entry.challenge, x.match))
         status = 403 if bounded and entry.status != 401 else entry.status
         lines = [
             b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES[status]),
@@ -98,7 +104,7 @@ class Responder:
                 if added:
                     lines.append(added[2:] + b"\r\n")
         if in_fields:
-            lines.append(_parts(entry, x.request_id, challenges))
+            lines.append(self._parts(reason, entry, x.request_id, challenges))
         if entry.retry:
             lines.append(b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS)
         if reason is Reason.METHOD_REFUSED:
@@ -110,6 +116,26 @@ class Responder:
         lines.append(b"\r\n")
         if not x.head_only:
             lines.append(body)
+        return b"".join(lines)
+
+    def _body(self, form: RefusalFormat, reason: Reason, entry: ReasonEntry, decision: bytes, scope: str) -> bytes:
+        """The body of a refusal; what all refusals of a kind have in common is made once."""
+        kind = (form, reason, scope)
+        common = self._bodies.get(kind)
+        if common is None:
+            common = _body(form, entry, _DECISION.decode("ascii"), scope)
+            if len(self._bodies) < _MEMO:
+                self._bodies[kind] = common
+        return common.replace(_DECISION, decision)
+
+    def _parts(self, reason: Reason, entry: ReasonEntry, decision: bytes, challenges: Sequence[bytes]) -> bytes:
+        """The field lines ``X-Patgate-…``. Each has a name of its own: a variable of nginx 1.22 has one line only."""
+        common = self._lines.get(reason)
+        if common is None:
+            self._lines[reason] = common = _parts(entry)
+        lines = [common, b"X-Patgate-Decision: ", decision, b"\r\n"]
+        for number, value in enumerate(challenges, 1):
+            lines.append(b"X-Patgate-Challenge-%d: %s\r\n" % (number, value))
         return b"".join(lines)
 
     def _format(self, x: Exchange) -> RefusalFormat:
@@ -136,18 +162,18 @@ class Responder:
         return b"".join(lines)
 
 
-def _parts(entry: ReasonEntry, decision: bytes, challenges: Sequence[bytes]) -> bytes:
-    """The field lines ``X-Patgate-…``: a variable of nginx 1.22 has only one of several lines, so each has its name."""
-    lines = [
-        b"X-Patgate-Status: %d\r\n" % entry.status,
-        b"X-Patgate-Title: " + entry.title.encode("ascii") + b"\r\n",
-        b"X-Patgate-Detail: " + entry.detail.encode("ascii") + b"\r\n",
-        b"X-Patgate-Reason: " + entry.public.encode("ascii") + b"\r\n",
-        b"X-Patgate-Decision: " + decision + b"\r\n",
-    ]
-    for number, value in enumerate(challenges, 1):
-        lines.append(b"X-Patgate-Challenge-%d: %s\r\n" % (number, value))
-    return b"".join(lines)
+def _parts(entry: ReasonEntry) -> bytes:
+    """The field lines ``X-Patgate-…`` that all refusals for one reason have."""
+    return (
+        b"X-Patgate-Status: %d\r\n" % entry.status
+        + b"X-Patgate-Title: "
+        + entry.title.encode("ascii")
+        + b"\r\nX-Patgate-Detail: "
+        + entry.detail.encode("ascii")
+        + b"\r\nX-Patgate-Reason: "
+        + entry.public.encode("ascii")
+        + b"\r\n"
+    )
 
 
 def _body(form: RefusalFormat, entry: ReasonEntry, decision: str, scope: str) -> bytes:

@@ -185,7 +185,7 @@ class Reloader:
             for port in running.ports.values():
                 port.listener.leave()
         else:
-            raise CommandRefused("it does not know this command")
+            raise CommandRefused("the command is unknown")
 
     async def _prepare(self, command: ControlCommand) -> _Prepared:
         running = self._worker.running

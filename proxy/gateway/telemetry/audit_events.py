@@ -4,8 +4,8 @@ Rules of this module:
 1. Of the client's request an event has the method, the path, the host where it may have decided the route, and the id
    of the requested entity, redacted and cut as in the access log; never the query, another field or the body. Where a
    second target was refused, it has the name of its field and the judged path, treated likewise. Where a trusted peer
-   named the client, the event has the client's address beside the peer's, and the request id that the peer gave. Of a
-   token it has the public prefix.
+   named the client, the event has the client's address beside the peer's, and the request id that the peer gave. Where
+   the ingress named a requirement, the event has that, without secrets. Of a token it has the public prefix.
 2. The number of events between two sweeps is limited. The limits are: ``STRANGERS`` refusals without a proven token,
    from all workers together, and a small burst (any client can cause any number of them, and the log is kept); and from
    each worker ``REFUSALS`` refusals of proven tokens, ``OPEN`` requests that needed no token, and ``ALLOWED`` allowed
@@ -26,6 +26,7 @@ from proxy.core.decision import reached
 from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
+from proxy.core.request.requirement import logged_text
 from proxy.core.request.second_targets import NamedTarget
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.telemetry.access_log import method_shown, path_shown
@@ -166,6 +167,9 @@ class RequestEvents:
             event = f"{event[:-1]},{_second(second[1], second[2])}}}"
         if client is not None and x.forwarded is not None:
             event = f"{event[:-1]}{_ingress(x, client)}}}"
+        requirement = x.requirement
+        if requirement is not None:
+            event = f'{event[:-1]},"requirement":{_quoted(logged_text(requirement, redact))}}}'
         return event.encode("ascii")
 
 

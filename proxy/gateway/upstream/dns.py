@@ -70,7 +70,7 @@ async def _ask(host: str) -> Sequence[str]:
         except OSError as error:
             found = error
         except UnicodeError:
-            found = OSError("it is no name that can be asked for")
+            found = OSError("it is not a valid host name")
         # The loop may have been closed before a slow lookup ends.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(deliver, found)
@@ -79,7 +79,7 @@ async def _ask(host: str) -> Sequence[str]:
         # Not the loop's thread pool: asyncio waits for it at the end, and libuv's has four threads for everything.
         threading.Thread(target=ask, name="resolve", daemon=True).start()
     except RuntimeError:
-        raise OSError("there is no thread left to ask with") from None
+        raise OSError("no thread can be started for the lookup") from None
     return await answer
 
 

@@ -219,10 +219,10 @@ class HealthChecks:
         if server.healthy and checked.failed >= health.fall:
             checked.trusted = True
             upstream.mark(server, healthy=False)
-            self._log.warning("upstream server is ill", **about, why=why, usable=len(upstream.usable))
+            self._log.warning("upstream server is unhealthy", **about, why=why, usable=len(upstream.usable))
         elif not server.healthy and checked.passed >= health.rise:
             upstream.mark(server, healthy=True)
-            self._log.info("upstream server is well again", **about, usable=len(upstream.usable))
+            self._log.info("upstream server is healthy again", **about, usable=len(upstream.usable))
 
 
 def _request(upstream: UpstreamPool, server: Server, health: UpstreamHealth) -> bytes:

@@ -18,6 +18,7 @@ from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Access, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
+from proxy.core.request.requirement import read_logged, required
 from proxy.core.request.second_targets import NamedTarget, judge_second
 from proxy.core.request.target import PathForm, refused_form
 from proxy.core.routes import Match, RouteTable
@@ -44,7 +45,8 @@ class Second:
 class DescribedRequest:
     """The request to explain. ``target`` may be a whole URL; with ``host`` "" the URL's host applies, or none.
 
-    ``address`` is the client's. With "" it is taken to be one from which the token may be used.
+    ``address`` is the client's. With "" it is taken to be one from which the token may be used. ``requirement`` is what
+    the ingress said that the request needs, as the audit log has it; "" for nothing.
     """
 
     method: str
@@ -52,6 +54,7 @@ class DescribedRequest:
     host: str = ""
     address: str = ""
     second: Second | None = None
+    requirement: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,12 +71,13 @@ class Gateway:
 class Judged:
     """The verdict of a gateway: allowed, refused, or ``reported``, which is forwarded nevertheless.
 
-    ``match`` None: no route was matched.
+    ``match`` None: no route was matched. ``contradicted``: path and requirement name different organisations.
     """
 
     match: Match | None
     reason: Reason
     outcome: Outcome
+    contradicted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +113,7 @@ class Explanation:
             "host": redact(self.request.host) or None,
             "ip": self.request.address or None,
             "second_target": None if self.request.second is None else self.request.second.as_dict(),
+            "requirement": self.request.requirement or None,
             **_route(judged.match),
             **_applied(findings),
             "token": None if findings.subject is None else _token(findings.subject),
@@ -146,6 +151,11 @@ def _judged_own_target(gateway: Gateway, request: DescribedRequest, found: Grant
     if isinstance(line, Reason):
         return Judged(match=None, reason=line, outcome=Outcome.REFUSED)
     match, reason = judge(gateway.routes, request.method.encode("utf-8", "surrogatepass"), *line)
+    requirement = read_logged(request.requirement)
+    if requirement is not None:
+        match, reason = required(requirement, match, reason)
+        if reason is Reason.ORG_MISMATCH:
+            return Judged(match=match, reason=reason, outcome=Outcome.REFUSED, contradicted=True)
     if reason is not None or match is None:
         return Judged(match=match, reason=reason or Reason.NO_ROUTE, outcome=Outcome.REFUSED)
     if match.route.access is not Access.TOKEN:
@@ -196,6 +206,8 @@ def explain(
             grounds=grounds,
             address=request.address,
             form=_form(gateway, request, verdict),
+            requirement=read_logged(request.requirement),
+            contradicted=verdict.contradicted,
         ),
         challenge=tuple(value.decode("ascii") for value in values),
         identity=_identity(gateway, verdict, found),

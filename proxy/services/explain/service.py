@@ -19,12 +19,16 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Final
 
+from proxy.core.decision import needed_permission
 from proxy.core.errors import Invalid, NotFound
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor, ActorKind
 from proxy.core.networks import unmapped
 from proxy.core.reasons import Reason
+from proxy.core.request.requirement import REDACTED, UNROUTED
+from proxy.core.routes import Match
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
+from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
@@ -57,6 +61,9 @@ _SINCE_LIMIT: Final = 20
 """The most changes since a decision that are listed."""
 _PATH_LIMIT: Final = 512
 """The length at which the audit log cuts paths."""
+_ACTION_LIMIT: Final = 64
+_THING_LIMIT: Final = 128
+"""The lengths at which the audit log cuts actions, and entities with their ids."""
 _CUT: Final = re.compile(r"\[redacted\]|_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_[0-9A-Za-z]{12}")
 
 
@@ -102,6 +109,7 @@ class Decision:
                 "path": details.get("path"),
                 "host": details.get("host") or None,
                 "second_target": _second_shown(entry),
+                "requirement": details.get("requirement") or None,
                 "route": entry.target_name or None,
                 "action": entry.action,
                 "target": entry.target_id or None,
@@ -184,12 +192,14 @@ class ExplainService:
         )
         if not request.method or not request.target:
             return Decision(entry=entry, now=None, differences=(), notes=(_UNREAD,), since=())
+        if entry.target_name == UNROUTED.name and not request.requirement:
+            return Decision(entry=entry, now=None, differences=(), notes=(_NO_REQUIREMENT,), since=())
         explained = self._explained(caller, request, subject, now, _anonymous_reason(entry))
         by_query = depends_on_query(self._gateway, request)
         return Decision(
             entry=entry,
             now=explained,
-            differences=() if by_query else _differences(entry, explained),
+            differences=() if by_query or REDACTED in request.requirement else _differences(entry, explained),
             notes=(*_notes(entry, request), *([_NO_QUERY] if by_query else [])),
             since=() if subject is None else await _since(rows, caller, entry, subject),
         )
@@ -250,7 +260,10 @@ _UNREAD: Final = "the reason is in how the request was received or forwarded, no
 _NO_QUERY: Final = (
     "the query decides about the route here, and the log has no query: this is about the request without one"
 )
-_DETAILS: Final = (("method", "method"), ("target", "path"), ("host", "host"))
+_NO_REQUIREMENT: Final = (
+    "a requirement of the ingress decided, and the log does not have it: the event is of an older version"
+)
+_DETAILS: Final = (("method", "method"), ("target", "path"), ("host", "host"), ("requirement", "requirement"))
 
 
 def _of_request(entry: LogEntry) -> bool:
@@ -291,6 +304,8 @@ def _differences(entry: LogEntry, now: Explanation) -> tuple[str, ...]:
     route = "" if judged.match is None else judged.match.route.name
     if route != entry.target_name:
         found.append(f"the route was {entry.target_name or 'none'}, now it is {route or 'none'}")
+    elif judged.match is not None:
+        found += _needs(entry, judged.match)
     if not _is_comparable(entry):
         return ()
     if judged.outcome.value != entry.outcome:
@@ -298,6 +313,17 @@ def _differences(entry: LogEntry, now: Explanation) -> tuple[str, ...]:
     if judged.reason.value != entry.reason and judged.reason is not Reason.ALLOWED:
         found.append(f"the reason was {entry.reason}, now it would be {judged.reason.value}")
     return tuple(found)
+
+
+def _needs(entry: LogEntry, match: Match) -> list[str]:
+    """A sentence if the same route derives another permission now, as far as the log has the earlier one."""
+    needed = needed_permission(match)
+    thing, _, operation = needed.rpartition(":")
+    now = (f"request.{operation}"[:_ACTION_LIMIT], redact(thing)[:_THING_LIMIT])
+    if not needed or not entry.target_id or now == (entry.action, entry.target_id):
+        return []
+    before = entry.action.removeprefix("request").removeprefix(".")
+    return [f"it needed {entry.target_id}:{before}, now it would need {now[1]}:{operation}"] if before else []
 
 
 def _notes(entry: LogEntry, request: DescribedRequest) -> list[str]:
@@ -311,6 +337,8 @@ def _notes(entry: LogEntry, request: DescribedRequest) -> list[str]:
     paths = (request.target,) if request.second is None else (request.target, request.second.path)
     if any(len(path) >= _PATH_LIMIT or _CUT.search(path) is not None for path in paths):
         notes.append("the path in the log is cut or redacted, so this may be about another path")
+    if REDACTED in request.requirement:
+        notes.append("the requirement in the log is redacted, so this may be about another resource")
     return notes
 
 

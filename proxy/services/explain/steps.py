@@ -6,7 +6,7 @@ The reason of the verdict determines which step failed; the steps before it pass
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -14,7 +14,8 @@ from proxy.core.decision import Verdict, needed_permission, reached
 from proxy.core.kinds import OF_ORGS, Reach
 from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import TABLE, Reason
-from proxy.core.routes import Match, RouteTable
+from proxy.core.request.requirement import UNROUTED, Requirement
+from proxy.core.routes import Match, Route, RouteTable
 from proxy.services.views import rfc3339
 from proxy.store.records import TokenGrantRow
 
@@ -109,6 +110,8 @@ class Findings:
 
     ``grounds`` is None if the request was refused before the decision, or the route needs none. ``address`` is the
     client's, "" where it is unknown. ``form`` is that of a path that is not canonical (``request.target.PathForm``).
+    ``requirement`` is what the ingress said that the request needs. ``contradicted``: it names an organisation that is
+    not the path's.
     """
 
     routes: RouteTable
@@ -118,11 +121,16 @@ class Findings:
     grounds: Verdict | None
     address: str = ""
     form: str = ""
+    requirement: Requirement | None = None
+    contradicted: bool = False
 
     def steps(self) -> tuple[StepView, ...]:
         """Every step: those before the failed one passed, those after it were not reached."""
         order = tuple(Step)
         failed = None if self.reason is Reason.ALLOWED else FAILED.get(self.reason, Step.ROUTE)
+        if self.contradicted:
+            # This is found before the token is checked.
+            failed = Step.ROUTE
         if failed is not None:
             passed = order.index(failed)
         else:
@@ -166,12 +174,10 @@ class Findings:
         if match is None:
             return ""
         if step is Step.ROUTE:
-            routes = self.routes.routes
-            route = match.route
-            cut = f", forwarded without {route.strip_prefix}" if route.strip_prefix else ""
-            return f"{route.name} ({routes.index(route) + 1} of {len(routes)}), {_OPEN[route.access]}{cut}"
+            return self._routed(match.route)
         if step is Step.OPERATION:
-            return needed_permission(match)
+            by_ingress = self.requirement is not None and self.requirement[:2] == (match.entity, match.operation)
+            return needed_permission(match) + (", by the ingress's requirement" if by_ingress else "")
         if self.subject is None:
             return ""
         row = self.subject.row
@@ -191,8 +197,24 @@ class Findings:
             return "the token has none of its own: all that the role allows"
         return f"the token has {None if self.grounds is None else self.grounds.scope_entry}"
 
+    def _routed(self, route: Route) -> str:
+        """The matched route, its place in the configuration, and what it is open to."""
+        if route is UNROUTED:
+            return "no route matches; the ingress's requirement alone decides"
+        routes = self.routes.routes
+        access = _OPEN[route.access]
+        configured = route
+        if route not in routes:
+            # Judged by a requirement, a route that is open without a token needs one.
+            configured = next(each for each in routes if replace(each, access=route.access) == route)
+            access = "needs a token by the ingress's requirement"
+        cut = f", forwarded without {route.strip_prefix}" if route.strip_prefix else ""
+        return f"{route.name} ({routes.index(configured) + 1} of {len(routes)}), {access}{cut}"
+
     def _failure(self, step: Step) -> str:
         reason, match = self.reason, self.match
+        if self.contradicted and match is not None and self.requirement is not None:
+            return f"{match.route.name}: the path names {match.org}, the ingress's requirement {self.requirement.org}"
         words = _BY_REASON.get(reason, _clause(TABLE[reason].detail))
         if step is Step.ROUTE:
             words = f"{words} ({self.form})" if self.form else words

@@ -378,7 +378,7 @@ def _warnings(breaking: int, all_of_them: bool) -> tuple[str, ...]:
         return ()
     count = f"{breaking}" if all_of_them else f"at least {breaking}"
     tokens, verbs = ("token", "breaks it and keeps") if breaking == 1 else ("tokens", "break it and keep")
-    return (f"{count} living {tokens} of the organisation {verbs} working until ended",)
+    return (f"{count} active {tokens} of the organisation {verbs} working until ended",)
 
 
 def _checked(own: Mapping[str, object]) -> dict[str, object]:

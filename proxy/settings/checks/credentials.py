@@ -77,7 +77,7 @@ def cors(candidate: Candidate) -> Iterator[RuleViolation]:
         if not candidate.sound(loc) or ANY_ORIGIN not in policy.origins:
             continue
         if len(policy.origins) > 1:
-            yield RuleViolation(loc=(*loc, "origins"), message="* stands alone: it is every origin")
+            yield RuleViolation(loc=(*loc, "origins"), message="* must be the only entry: it allows every origin")
         if policy.credentials:
             message = "is not possible with the origin *: name the origins that may send cookies and stored logins"
             yield RuleViolation(loc=(*loc, "credentials"), message=message)

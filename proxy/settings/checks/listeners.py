@@ -53,7 +53,7 @@ def trusted_networks(candidate: Candidate) -> Iterator[RuleViolation]:
             yield RuleViolation(loc=loc, message=reason)
         elif listener.bind.path:
             if listener.trusted:
-                message = "has no effect: whoever may open the unix socket is trusted (socket_mode); remove it"
+                message = "has no effect on a unix socket, which socket_mode protects; remove it"
                 yield RuleViolation(loc=loc, message=message)
         elif not listener.trusted and candidate.sound(loc):
             yield RuleViolation(

@@ -6,6 +6,7 @@ from typing import Final
 
 from proxy.core.model import Access
 from proxy.core.request.claims import fold
+from proxy.core.request.query import ANY
 from proxy.core.routes import REST, PatternError, captures, validate_id, validate_prefix
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
@@ -122,7 +123,8 @@ def covers(first: RouteSettings, second: RouteSettings) -> bool:
     """Whether the first route matches every request that the second one matches."""
     if first.methods is not None and (second.methods is None or not set(second.methods) <= set(first.methods)):
         return False
-    if not (first.query or {}).items() <= (second.query or {}).items():
+    wanted = second.query or {}
+    if not all(name in wanted and value in (ANY, wanted[name]) for name, value in (first.query or {}).items()):
         return False
     return _host_covers(first.host, second.host) and _path_covers(*_segments(first, second))
 
@@ -198,5 +200,6 @@ def some_requests(first: RouteSettings, second: RouteSettings) -> bool:
     """Whether some host, method and query fits both routes."""
     hosts = _host_covers(first.host, second.host) or _host_covers(second.host, first.host)
     methods = first.methods is None or second.methods is None or not set(first.methods).isdisjoint(second.methods)
-    query = {**(first.query or {}), **(second.query or {})}
-    return hosts and methods and all(each.items() <= query.items() for each in (first.query or {}, second.query or {}))
+    wanted = second.query or {}
+    query = all(value == ANY or wanted.get(name, value) in (value, ANY) for name, value in (first.query or {}).items())
+    return hosts and methods and query

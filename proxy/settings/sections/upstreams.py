@@ -6,7 +6,7 @@ from pydantic import Field, FieldSerializationInfo, GetJsonSchemaHandler, Secret
 from pydantic_core import CoreSchema
 
 from proxy.settings.addresses import HostField, HostName, RequestTarget, ServerAddress
-from proxy.settings.names import EditedHeader, FieldText, FieldValue
+from proxy.settings.names import EditedHeader, FieldText, FieldValue, RemovedHeader
 from proxy.settings.section import FilePath, Section, Timeout, reaches_workers
 from proxy.settings.sections.routes import Identity
 from proxy.settings.values import Statuses, StatusRange, Whole
@@ -111,5 +111,5 @@ class Upstream(Section):
     """The identity headers for this backend, instead of those of `identity`; `null` uses those."""
     set_headers: dict[EditedHeader, Annotated[HeaderValue, _TextOrSection()]] = {}  # noqa: RUF012 - pydantic copies defaults
     """Headers that every request to this backend gets, in place of the client's in every spelling."""
-    remove_headers: tuple[EditedHeader, ...] = ()
+    remove_headers: tuple[RemovedHeader, ...] = ()
     """Headers of the client that this backend does not get, in every spelling."""

@@ -7,6 +7,7 @@ the tests assert the difference.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
@@ -37,6 +38,7 @@ class Row(StrEnum):
     PATHS = "the path that is judged is the path that arrives; others are refused"
     QUERIES = "the query arrives as it was sent and decides nothing"
     MISPLACED = "a token in a wrong place, and a second target (`Destination`), are seen by patgate"
+    PLACES = "a token in a header or scheme of the operator's own, with the line that this page adds, stays behind"
     UPLOADS = "100 MB with a length and in chunks arrive whole; the verdict does not wait for a body"
     EXPECT = "`Expect: 100-continue`: a refused body is never the next request"
     WEBSOCKETS = "WebSockets, and no other upgrade"
@@ -99,7 +101,11 @@ def table(failed: frozenset[tuple[str, str]] = frozenset()) -> str:
     for row in Row:
         cells = [FAILED if (row, name) in failed else cell(row, name) for name in INGRESSES]
         lines.append(f"| {row} | {' | '.join(cells)} |")
-    notes = [f"{number}. {note}" for number, note in enumerate(_TEXTS, 1)]
+    notes = [
+        line
+        for number, note in enumerate(_TEXTS, 1)
+        for line in textwrap.wrap(f"{number}. {note}", 120, subsequent_indent="   ", break_on_hyphens=False)
+    ]
     return "\n".join([*lines, "", *notes, ""])
 
 

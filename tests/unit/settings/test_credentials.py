@@ -194,7 +194,7 @@ def test_every_origin_stands_alone_and_never_with_credentials(tmp_path: Path) ->
         cors=[{"origins": ["*", "null"]}],
         routes=[ROUTE | {"cors": {"origins": ["*"], "credentials": True}}],
     ) == [
-        "cors[0].origins: * stands alone: it is every origin",
+        "cors[0].origins: * must be the only entry: it allows every origin",
         f"routes[0].cors.credentials: is not possible with the origin *: {advice}",
     ]
     (problem,) = problems(tmp_path, cors=[{"origins": ["null"], "headers": ["*"]}])

@@ -147,8 +147,8 @@ async def test_while_the_store_cannot_be_used_everything_is_queued_and_the_failu
             assert not w.store.again[-1]
     said = [record.message for record in caplog.records]
     assert said == [
-        "what requests leave behind cannot be written and waits",
-        "what requests leave behind is written again",
+        "events and usage of requests cannot be written yet",
+        "events and usage of requests are written again",
     ]
 
 

@@ -17,6 +17,8 @@ def test_valid_rows_are_parsed() -> None:
     assert report_parsing.event(row()).event.reason == "role_denies"
     assert report_parsing.event(row(action="request", prefix="", proven=False)).event.action == "request"
     assert report_parsing.event(row(host="api.example")).event.details["host"] == "api.example"
+    for text in ("entity=things&operation=read", "entity=things&operation=read&id=[redacted]&org=a"):
+        assert report_parsing.event(row(requirement=text)).event.details["requirement"] == text
     assert report_parsing.use(USE).at == 2.0
     assert report_parsing.report(report()).token_id == "a" * 12
 
@@ -60,6 +62,12 @@ def test_valid_rows_are_parsed() -> None:
         {"second": {"header": "x" * 65}},
         {"second": {"header": "if", "method": "GET", "path": "x" * 1537}},
         {"second": {"header": "if", "method": 1, "path": "/"}},
+        {"requirement": None},
+        {"requirement": ""},
+        {"requirement": "entity=things"},
+        {"requirement": "entity=things&operation=read&id=\u00e9"},
+        {"requirement": "entity=things&operation=read&id=" + "x" * 256},
+        {"requirement": "entity=things&operation=read&id=" + "[redacted]" * 99},
     ],
     ids=repr,
 )

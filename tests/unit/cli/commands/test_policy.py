@@ -90,7 +90,7 @@ def test_setting_a_policy_reports_how_many_tokens_break_it_and_expire_ends_them(
     short = desk.document(*create, "short", "--expires", "1d")["prefix"]
     done = desk.patgate("policy", "set", "team", "--max-lifetime", "30d")
     assert done.returncode == 0
-    assert "2 living tokens of the organisation break it" in done.stderr
+    assert "2 active tokens of the organisation break it" in done.stderr
     assert "patgate policy check --org team" in done.stderr
     checked = desk.document("policy", "check", "--org", "team")
     broken = {row["prefix"]: row["breaks"] for row in checked["violations"]}

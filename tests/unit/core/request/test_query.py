@@ -117,6 +117,27 @@ def test_a_condition_can_be_an_empty_value(query: bytes, met: bool | None) -> No
     assert QueryReading(query).meets(((b"acl", b""),)) is met
 
 
+@pytest.mark.parametrize(
+    ("query", "met"),
+    [
+        (b"?from", True),
+        (b"?from=", True),
+        (b"?from=library/alpine", True),
+        (b"?mount=sha256:00&from=library%2Falpine", True),
+        (b"", False),
+        (b"?mount=sha256:00&fro=m", False),
+        (b"?From=a", None),
+        (b"?fr%6Fm=a", None),
+        (b"?from[]=a", None),
+        (b"?from=a&from=b", None),
+        (b"?a=1;from=a", None),
+        (b"?a=1?from=a", None),
+    ],
+)
+def test_a_condition_can_be_any_value(query: bytes, met: bool | None) -> None:
+    assert QueryReading(query).meets(((b"from", b"*"),)) is met
+
+
 def test_a_long_query_is_read_in_linear_time() -> None:
     for piece in (b"&", b"a&", b"%25", b"%2525", b";", b"[", b"=", b"A&", b"service&", b"+", b"%ff"):
         QueryReading(b"?" + piece * (60_000 // len(piece))).meets(PUSH)

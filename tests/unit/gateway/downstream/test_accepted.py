@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from proxy.gateway.downstream.accepted import AcceptedSocket, Handover
+from proxy.gateway.downstream.accepted import AcceptedSocket
+from proxy.gateway.downstream.handover import Handover
 from proxy.observe import defects
 from proxy.observe.metrics import DEFECTS
 from tests.unit.gateway.kit import Entrance, answering, get, response, serving

@@ -15,6 +15,7 @@ from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.requirement import TEXT_LIMIT, Requirement, required
 from proxy.core.request.second_targets import NamedTarget
 from proxy.core.routes import Match
 from proxy.core.token import Minted
@@ -133,6 +134,47 @@ async def test_an_event_has_the_host_where_it_had_a_part_in_the_route(match: Mat
     x.match, x.host_name = match, "api.example"
     journal.record(x)
     assert journal.one()["host"] == host
+
+
+@pytest.mark.parametrize(
+    ("requirement", "text"),
+    [
+        (Requirement("things", "read", None, None), "entity=things&operation=read"),
+        (Requirement("things", "read", "a_1:~@", "lab"), "entity=things&operation=read&id=a_1:~@&org=lab"),
+        (Requirement("things", "read", MINTED.token, "lab"), "entity=things&operation=read&id=[redacted]&org=lab"),
+        (Requirement(MINTED.token, "read", None, None), "entity=[redacted]&operation=read"),
+        (
+            Requirement("things", MINTED.token, "7", "x" + MINTED.token),
+            "entity=things&operation=[redacted]&id=7&org=[redacted]",
+        ),
+        (Requirement("things", "read", "x" * 245 + ".cookie:ab", None), "entity=things&operation=read&id=[redacted]"),
+        (
+            Requirement("a" * 64, "b" * 64, "c" * 255, "d" * 255),
+            f"entity={'a' * 64}&operation={'b' * 64}&id={'c' * 255}&org={'d' * 255}",
+        ),
+    ],
+    ids=["operation", "all parts", "id", "entity", "operation and organisation", "field", "longest"],
+)
+async def test_the_requirement_of_the_ingress_is_in_the_event_without_secrets(
+    requirement: Requirement, text: str
+) -> None:
+    journal = Journal()
+    x = journal.exchange()
+    x.requirement = requirement
+    journal.record(x)
+    (event,), _ = journal.taken()
+    assert event["requirement"] == text
+    assert len(text) <= TEXT_LIMIT
+
+
+async def test_a_request_that_only_its_requirement_decides_has_its_host_in_the_event() -> None:
+    journal = Journal()
+    x = journal.exchange()
+    x.requirement, x.host_name = Requirement("things", "read", None, None), "api.example"
+    x.match, _ = required(x.requirement, None, Reason.NO_ROUTE)
+    journal.record(x)
+    event = journal.one()
+    assert (event["route"], event["host"]) == ("-", "api.example")
 
 
 async def test_a_second_target_that_was_refused_is_named_redacted_and_cut() -> None:

@@ -82,8 +82,8 @@ async def test_an_ill_server_gets_no_requests_until_it_is_healthy_again(caplog: 
             one.check = WELL
             await until(lambda: gateway.healthy == [True, True])
             assert await answers(gateway) == {b"one", b"two"}
-    assert logged(caplog) == ["upstream server is ill", "upstream server is well again"]
-    said = fields(caplog, "upstream server is ill")
+    assert logged(caplog) == ["upstream server is unhealthy", "upstream server is healthy again"]
+    said = fields(caplog, "upstream server is unhealthy")
     assert (said["upstream"], said["server"], said["why"], said["usable"]) == ("app", urls(first)[0], "answered 503", 1)
 
 
@@ -191,7 +191,7 @@ async def test_a_check_passes_with_an_http_response_of_an_expected_status(
             assert gateway.healthy == [True]
         else:
             await until(lambda: gateway.healthy == [False])
-            assert fields(caplog, "upstream server is ill")["why"] == why
+            assert fields(caplog, "upstream server is unhealthy")["why"] == why
 
 
 async def test_expected_statuses_are_configurable() -> None:

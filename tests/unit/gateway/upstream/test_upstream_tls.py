@@ -172,7 +172,7 @@ async def test_health_checks_speak_tls_with_the_same_certificates(
             assert set(one.names) == {"backend.test"}
         async with watched({"backend.test": [ONE]}, servers=servers, tls=tls | {"ca": None}, health=health) as gateway:
             await until(lambda: gateway.healthy == [False])
-    assert "self-signed certificate" in fields(caplog, "upstream server is ill")["why"]
+    assert "self-signed certificate" in fields(caplog, "upstream server is unhealthy")["why"]
 
 
 async def test_a_plain_server_where_tls_is_expected_is_a_502(backend_pair: Pair) -> None:

@@ -292,7 +292,10 @@ async def happened(kit: Kit, made: Created | None, decision: str = "d" * 24, **c
     event = Event(
         action="request.update", target_kind="route", target_id="things/7", target_name="/v1/{entity}/{id}",
         outcome="refused", reason="role_denies", address="192.0.2.7", request_id=decision, decision_id=decision,
-        details={"method": "PUT", "path": changes.pop("path", "/v1/things/7"), "status": 403},
+        details={
+            "method": "PUT", "path": changes.pop("path", "/v1/things/7"), "status": 403,
+            **({"requirement": changes.pop("requirement")} if "requirement" in changes else {}),
+        },
     )  # fmt: skip
     prefix = "" if made is None else made.view.prefix
     await kit.store.append_requests(
@@ -331,6 +334,13 @@ async def test_another_reason_and_another_route_are_differences(kit: Kit) -> Non
         "the route was /gone/{id}, now it is /v1/{entity}/{id}",
         "the reason was role_denies, now it would be scope_denies",
     )
+
+
+async def test_a_changed_operation_or_entity_of_the_route_is_a_difference(kit: Kit) -> None:
+    """So it is for an event of an older version, which lacks the requirement that the decision was made by."""
+    made = await kit.mint(ANN, "ci", scopes=["things:read"])
+    await happened(kit, made, action="request.publish", target_id="channels/7", reason="scope_denies")
+    assert (await decided(kit)).differences == ("it needed channels/7:publish, now it would need things/7:update",)
 
 
 async def test_the_query_of_the_request_selects_the_route(kit: Kit) -> None:

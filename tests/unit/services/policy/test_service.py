@@ -161,7 +161,7 @@ async def test_setting_a_policy_counts_violations_and_expires_them_on_request(ki
     elsewhere = await kit.mint(BOB, "elsewhere", org="shop")
     view = await kit.policies.set(ADMIN, "team", {"require_expiry": True})
     assert (view.breaking, view.expired) == (2, None)
-    assert view.warnings == ("2 living tokens of the organisation break it and keep working until ended",)
+    assert view.warnings == ("2 active tokens of the organisation break it and keep working until ended",)
     assert await broken(kit) == {"one": ("require_expiry",), "two": ("require_expiry",)}
     view = await kit.policies.set(ADMIN, "team", {"require_expiry": True}, expire=True)
     assert (view.breaking, view.expired, view.warnings) == (0, 2, ())
