@@ -5,9 +5,11 @@ Rules of this module:
    that could end its line or be read as another part is refused here; everything else is left to the parser.
 2. Where two parts of the description disagree (``:path`` and ``path``), the call is refused.
 3. The client's fields never stand for Envoy's: the shared secret is taken from the metadata of the call, and the
-   address of the client from ``source``.
+   address of the client from ``source``. Without one, ``X-Forwarded-For`` is left out, and the address is Envoy's.
 4. A requirement comes from Envoy's route only (``context_extensions``), and is read as in the path of a call.
-5. Fields of the client's connection and of its body are not described: Envoy forwards the request, patgate does not.
+5. Of lines that Envoy has joined by commas, those that may occur once only are taken apart: two credentials, two
+   destinations. A destination with a comma is refused then, because it cannot be told from two.
+6. Fields of the client's connection and of its body are not described: Envoy forwards the request, patgate does not.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Final
 from proxy.core.request.claims import FAMILY_NAMES, fold
 from proxy.core.request.client_address import FORWARDED_FOR, REAL_IP, parse_entry
 from proxy.core.request.request_reading import TOKEN
+from proxy.core.request.second_targets import DESTINATION
 from proxy.gateway.described_request import ENVOY
 from proxy.gateway.ext_authz import messages
 from proxy.gateway.ext_authz.messages import Call
@@ -107,9 +110,14 @@ def _described(call: Call, secret_name: bytes) -> bytes | None:
             return None
         if name in _HOP or name == REAL_IP or fold(name) == secret_name:
             continue
+        if name == FORWARDED_FOR and not call.source:
+            continue
         if call.joined and name == b"authorization" and (second := _SECOND_CREDENTIAL.search(value)) is not None:
             lines.append(b"authorization: " + value[: second.start()] + b"\r\n")
             value = value[second.start() + 1 :]
+        if call.joined and fold(name) == DESTINATION and b"," in value:
+            line, _, value = value.partition(b",")
+            lines.append(b"%b: %b\r\n" % (name, line))
         lines.append(b"%b: %b\r\n" % (name, value))
     if call.source:
         # Behind all that the client, and proxies before Envoy, have written: the end of the list is what counts.

@@ -83,7 +83,10 @@ def test_a_requirement_of_envoys_route_is_that_of_the_call_and_other_extensions_
         )
 
 
-@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05ab", b"\xff" * 12, part(1, b"\x22\x7f")])
+TWO_VALUES = part(13, part(1, part(1, b"x-a") + part(2, b"1") + part(3, b"2")))
+
+
+@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05ab", b"\xff" * 12, part(1, b"\x22\x7f"), check(more=TWO_VALUES)])
 def test_bytes_that_are_no_message_are_an_error(data: bytes) -> None:
     with pytest.raises(MessageError):
         read_call(data)
