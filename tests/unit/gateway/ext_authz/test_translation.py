@@ -96,6 +96,23 @@ def test_a_missing_host_or_source_is_left_to_the_parser_and_the_lists_of_proxies
     assert head(check(host=b"")) == b"GET /envoy/v1/things/1 HTTP/1.1\r\n\r\n"
 
 
+@pytest.mark.parametrize("odd", [{"path": b"/v1/a!b"}, {"path": b"/v1/a?q=!"}, {"method": b"GE!"}])
+def test_a_target_that_envoy_may_have_rewritten_is_refused(odd: dict[str, bytes]) -> None:
+    """Outside a raw header, Envoy writes ``!`` for bytes that are not UTF-8, and forwards these bytes."""
+    sent = [(b":path", odd.get("path", b"/v1/things/1")), (b":method", odd.get("method", b"GET"))]
+    assert head(check(joined=sent, **odd)) == REFUSED
+    assert head(check(**odd)) == REFUSED
+    assert head(check(raw=sent[:1], **odd)) == REFUSED
+    assert head(check(raw=sent, **odd)) != REFUSED
+
+
+@pytest.mark.parametrize("name", [b"destination", b"Destination", b"if", b"x_destination"])
+def test_a_second_target_that_envoy_may_have_rewritten_is_repeated_and_so_refused(name: bytes) -> None:
+    made = head(check(joined=[(name, b"/v1/a!b")]))
+    assert made.count(b"/v1/a!b\r\n") == (1 if name == b"x_destination" else 2)
+    assert head(check(raw=[(name, b"/v1/a!b")])).count(b"/v1/a!b\r\n") == 1
+
+
 @pytest.mark.parametrize("name", [b"Connection", b"content-length", b"te", b"upgrade", b"Expect", b"Transfer-Encoding"])
 def test_fields_of_the_clients_connection_and_body_are_not_described(name: bytes) -> None:
     assert head(check(raw=[(name, b"1")])) == head(check())
