@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from proxy.gateway.ext_authz.messages import MessageError, read_call
@@ -97,7 +99,7 @@ def test_a_missing_host_or_source_is_left_to_the_parser_and_the_lists_of_proxies
 
 
 @pytest.mark.parametrize("odd", [{"path": b"/v1/a!b"}, {"path": b"/v1/a?q=!"}, {"method": b"GE!"}])
-def test_a_target_that_envoy_may_have_rewritten_is_refused(odd: dict[str, bytes]) -> None:
+def test_a_target_that_envoy_may_have_rewritten_is_refused(odd: dict[str, Any]) -> None:
     """Outside a raw header, Envoy writes ``!`` for bytes that are not UTF-8, and forwards these bytes."""
     sent = [(b":path", odd.get("path", b"/v1/things/1")), (b":method", odd.get("method", b"GET"))]
     assert head(check(joined=sent, **odd)) == REFUSED
