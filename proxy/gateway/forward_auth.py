@@ -86,6 +86,11 @@ class ForwardAuthPipeline(Decider):
         self.patience = patience
         self._secret = secret
 
+    @property
+    def secret(self) -> PeerSecret | None:
+        """The secret that every call must contain; None for none."""
+        return self._secret
+
     def begin(self, x: Exchange) -> None:
         """Decide the request that the ingress describes."""
         reason = self._translate(x)

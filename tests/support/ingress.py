@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.backends import program
-from tests.support.gateway import ROOT
+from tests.support.gateway import ROOT, Patgate
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 from tests.support.rawhttp import Connection
 
 INGRESS = ROOT / "config" / "ingress"
+ENVOY_GRPC = "envoy-grpc"
 
 NGINX_MAIN = """\
 user {user};
@@ -171,15 +172,19 @@ def envoy(directory: Path, *, application: int, forward_auth: int, names: Mappin
 def envoy_grpc(
     directory: Path, *, application: int, forward_auth: int, names: Mapping[str, str] = {}
 ) -> Iterator[Ingress]:
-    """Envoy that asks over gRPC; ``forward_auth`` is the port of the listener ``ext_authz``."""
+    """Envoy that asks over gRPC; ``forward_auth`` is the port of the listener ``ext_authz``.
+
+    Patgate says which headers it sets, so the file needs no other ``names``.
+    """
+    del names
     port = free_port()
     addresses = {
         "address: 0.0.0.0, port_value: 8080": f"address: {LOOPBACK}, port_value: {port}",
         "address: 127.0.0.1, port_value: 3000": f"address: {LOOPBACK}, port_value: {application}",
         "address: 127.0.0.1, port_value: 8084": f"address: {LOOPBACK}, port_value: {forward_auth}",
     }
-    (directory / "envoy.yaml").write_text(substituted("envoy/envoy-grpc.yaml", addresses, names))
-    with _envoy(directory, "envoy-grpc", port) as ingress:
+    (directory / "envoy.yaml").write_text(substituted("envoy/envoy-grpc.yaml", addresses, {}))
+    with _envoy(directory, ENVOY_GRPC, port) as ingress:
         yield ingress
 
 
@@ -219,13 +224,16 @@ INGRESSES: Mapping[str, Callable[..., AbstractContextManager[Ingress]]] = {
     "caddy": caddy,
     "traefik": traefik,
     "envoy": envoy,
+    ENVOY_GRPC: envoy_grpc,
     "haproxy": haproxy,
 }
-"""Every ingress that config/ingress has files for.
+"""Every ingress that config/ingress has files for, Envoy by both ways to ask.
 
 The function that starts one takes a directory for it, the ports of the application and of the listener that it queries,
 and other names for identity headers.
 """
 
-ENVOY_GRPC = "envoy-grpc"
-"""Envoy by its other way to ask. It has no column of its own in the matrix: the suite runs with it where it can."""
+
+def asked_port(name: str, node: Patgate) -> int:
+    """The port of ``node`` that this ingress asks."""
+    return node.ext_authz_port if name == ENVOY_GRPC else node.forward_auth_port

@@ -27,6 +27,7 @@ from proxy.core.kinds import WORDS
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import AcceptCounters
 from proxy.gateway.downstream.listener_factory import EXT_AUTHZ, FORWARD_AUTH
+from proxy.gateway.ext_authz.errors import ErrorCounters
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
@@ -116,6 +117,7 @@ class Worker:
         )
         self._tokens = tokens
         self._tally = AcceptCounters()
+        self._call_errors = ErrorCounters()
         self._watch = UpstreamWatch(SystemResolver(), self._log)
         self._link = AuthorityLink(
             settings.data_dir / "link.sock", slot=slot, cache=self._cache, on_state=self._link_state
@@ -267,7 +269,8 @@ class Worker:
         counted = running.recorder.snapshot(
             hits=authenticator.hits, misses=authenticator.misses, entries=len(self._cache), lag=lag
         )
-        return merge((counted, self._watch.snapshot(), self._tally.snapshot(), defects.snapshot()))
+        others = (self._watch, self._tally, self._call_errors)
+        return merge((counted, *(each.snapshot() for each in others), defects.snapshot()))
 
     def responder(self, settings: Settings) -> Responder:
         """The builder of the gateway's own responses."""
@@ -291,6 +294,7 @@ class Worker:
             stripped=identity.stripped | listener_factory.folded(settings.headers.dropped),
             places=presented_fields(settings, websocket=False) | {AUTHORIZATION},
             secret_name=b"".join(listener_factory.secret_names(settings, name)),
+            errors=self._call_errors,
         )
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:

@@ -26,9 +26,6 @@ def suite() -> Iterator[tuple[str, FunctionType]]:
                     yield path.stem, test
 
 
-PARAMS = ("INGRESSES", "[*INGRESSES, ENVOY_GRPC]")
-
-
 def fixtures_of_every_ingress() -> set[str]:
     """The names of the fixtures that make a test run once with each ingress."""
     found = set()
@@ -36,7 +33,7 @@ def fixtures_of_every_ingress() -> set[str]:
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.FunctionDef) and any(
                 isinstance(decorator, ast.Call)
-                and any(each.arg == "params" and ast.unparse(each.value) in PARAMS for each in decorator.keywords)
+                and any(each.arg == "params" and ast.unparse(each.value) == "INGRESSES" for each in decorator.keywords)
                 for decorator in node.decorator_list
             ):
                 found.add(node.name)
