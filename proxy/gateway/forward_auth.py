@@ -152,14 +152,27 @@ class ForwardAuthPipeline(Decider):
             ),
         )
 
-    def _translate(self, x: Exchange) -> Reason | None:
-        """Replace the method, target and host of ``x`` with those that the ingress describes; a refusal or None."""
-        x.bounded = is_bounded(x.path)
+    def _restart(self, x: Exchange) -> None:
+        """Decide ``x`` again, which has waited during a reload: its peer must be one that is served now."""
+        reason = self._of_peer(x)
+        if reason is None:
+            super()._restart(x)
+        else:
+            self.refuse(x, reason)
+
+    def _of_peer(self, x: Exchange) -> Reason | None:
+        """Why the peer that sent ``x`` is not served; None if it is."""
         if x.client is None or not x.client.peer_trusted:
             return Reason.PEER_UNTRUSTED
         secret = self._secret
-        if secret is not None and not secret.is_in(x.forwarded or []):
-            return Reason.PEER_SECRET
+        return None if secret is None or secret.is_in(x.forwarded or []) else Reason.PEER_SECRET
+
+    def _translate(self, x: Exchange) -> Reason | None:
+        """Replace the method, target and host of ``x`` with those that the ingress describes; a refusal or None."""
+        x.bounded = is_bounded(x.path)
+        reason = self._of_peer(x)
+        if reason is not None:
+            return reason
         text, path = split_requirement(x.path)
         envoy = path.startswith(ENVOY + b"/")
         shape = None if envoy else SHAPES.get(path)

@@ -200,6 +200,26 @@ def disconnected(port: int, server: Pair, client: Pair | None, version: ssl.TLSV
     return False
 
 
+def ended(connection: Connection, token: Token) -> bool:
+    """Whether the listener has ended this connection."""
+    try:
+        ask(connection, token)
+    except (ssl.SSLError, ConnectionEnded, ConnectionError):
+        return True
+    return False
+
+
+def test_a_connection_without_tls_ends_where_tls_is_demanded(node: Patgate, token: Token, tmp_path: Path) -> None:
+    own = pair(tmp_path, "gateway")
+    port = free_port()
+    listener = {"bind": f"{LOOPBACK}:{port}", "trusted": [LOOPBACK]}
+    change(node, **listener)
+    with Connection(port) as before:
+        assert ask(before, token).status == 200
+        change(node, **listener, tls={"certificate": str(own.certificate), "key": str(own.key)})
+        assert ended(before, token)
+
+
 def connected(port: int, server: Pair, client: Pair | None, version: ssl.TLSVersion) -> Connection:
     plain = socket.create_connection((LOOPBACK, port), timeout=15)
     return Connection(sock=trusting(server, client, version).wrap_socket(plain, server_hostname="localhost"))
@@ -225,6 +245,7 @@ def test_an_ingress_without_a_certificate_of_the_right_ca_is_disconnected(
     with connected(port, own, None, version) as before:
         assert ask(before, token).status == 200
         change(node, **listener, tls={**tls, "client_ca": str(ingress.certificate)})
+        assert ended(before, token), "a connection without a certificate stays open"
         for _ in range(2):
             with connected(port, own, ingress, version) as connection:
                 assert ask(connection, token).status == 200
@@ -234,7 +255,12 @@ def test_an_ingress_without_a_certificate_of_the_right_ca_is_disconnected(
         with Connection(port) as plain, pytest.raises((ConnectionEnded, ConnectionError)):
             ask(plain, token)
         wait_until(lambda: handshakes(node) == count + 3, "three dropped handshakes", process=node.process)
-    change(node, **listener, tls={**tls, "client_ca": str(stranger.certificate)})
+    with connected(port, own, ingress, version) as before:
+        assert ask(before, token).status == 200
+        reload(node)
+        assert ask(before, token).status == 200
+        change(node, **listener, tls={**tls, "client_ca": str(stranger.certificate)})
+        assert ended(before, token), "a connection with a certificate of the former CA stays open"
     with connected(port, own, stranger, version) as connection:
         assert ask(connection, token).status == 200
     assert disconnected(port, own, ingress, version, token)
