@@ -67,9 +67,12 @@ def ask(connection: Connection, token: Token, headers: str = "") -> Response:
     return connection.exchange(f"GET /nginx HTTP/1.1\r\nHost: app.example.org\r\n{lines}{headers}\r\n".encode())
 
 
-def at_socket(path: Path) -> Connection:
+def at_socket(path: Path, *, own: str = "") -> Connection:
+    """A connection to the unix socket, from a socket with an address of its ``own`` if that is given."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(15)
+    if own:
+        sock.bind(own)
     sock.connect(os.fspath(path))
     return Connection(sock=sock)
 
@@ -89,6 +92,9 @@ def test_a_peer_of_the_unix_socket_is_trusted_and_needs_no_address(node: Patgate
             assert ask(connection, token).status == 200
             refused = connection.exchange(b"HEAD /nginx HTTP/1.1\r\nHost: a\r\n\r\n", method="HEAD")
             assert refused.status == 403
+    for own in (str(tmp_path / "of-its-own"), "\0patgate-test-own"):
+        with at_socket(path, own=own) as connection:
+            assert ask(connection, token).status == 200
     change(node, bind=f"unix:{path}", socket_mode="0600")
     assert mode(path) == 0o600
     with at_socket(path) as connection:

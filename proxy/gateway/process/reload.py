@@ -330,8 +330,9 @@ def listener_context(name: str, settings: Settings) -> ssl.SSLContext | None:
 
 
 def tls_terms(name: str, settings: Settings) -> bytes | None:
-    """What the listener called ``name`` demands of a peer that connects: None for nothing, b"" for TLS, else a digest
-    of the CA certificates that must have issued the peer's. Raises OSError.
+    """What the listener called ``name`` demands of a peer that connects. Raises OSError.
+
+    None: nothing; b"": TLS; else a digest of the CA certificates, one of which must have issued the peer's.
     """
     own = dict(settings.listen.for_ingresses()).get(name)
     tls = settings.listen.proxy.tls if name == PROXY else None if own is None else own.tls

@@ -21,7 +21,8 @@ from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import ProxyPipeline
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
-from tests.unit.gateway.ingress import ORIGINAL, Wire, ask_on, entry
+from tests.unit.gateway.ingress import ORIGINAL, Wire, ask_on
+from tests.unit.gateway.ingress import entry as forward_auth
 from tests.unit.gateway.kit import (
     IDENTITY,
     TOKENS,
@@ -161,7 +162,7 @@ async def test_a_call_that_waits_for_the_authority_is_refused_if_its_ingress_is_
     go_on = asyncio.Event()
     async with (
         authority_at(tmp_path / "link.sock") as authority,
-        entry(link_path=tmp_path / "link.sock", page=make_page()) as gateway,
+        forward_auth(link_path=tmp_path / "link.sock", page=make_page()) as gateway,
     ):
         authority.grants[minted.prefix] = make_grant(minted)
 
