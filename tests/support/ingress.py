@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from tests.support.backends import program
 from tests.support.gateway import ROOT, Patgate
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
@@ -17,6 +19,9 @@ from tests.support.rawhttp import Connection
 
 INGRESS = ROOT / "config" / "ingress"
 ENVOY_GRPC = "envoy-grpc"
+
+KUBERNETES_HOST = "app.example.org"
+"""The host of the routes in config/kubernetes."""
 
 NGINX_MAIN = """\
 user {user};
@@ -149,10 +154,40 @@ def traefik(
         )
 
 
-def answers(port: int) -> bool:
+def answers(port: int, host: str = "gateway") -> bool:
     """Whether a request without a token gets the 401 of patgate; before its routes are loaded, Traefik says 404."""
     with Connection(port) as connection:
-        return connection.request("GET", "/").status in (401, 403)
+        return connection.request("GET", "/", host=host).status in (401, 403)
+
+
+@contextmanager
+def traefik_in_kubernetes(directory: Path, *, application: int, forward_auth: int) -> Iterator[Ingress]:
+    """Traefik with the objects of config/kubernetes/traefik.yaml, which are given to it in a file."""
+    objects = list(yaml.safe_load_all((INGRESS.parent / "kubernetes" / "traefik.yaml").read_text()))
+    (routes,) = [each["spec"]["routes"] for each in objects if each["kind"] == "IngressRoute"]
+    middlewares = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "Middleware"}
+    middlewares["patgate"]["forwardAuth"]["address"] = f"http://{LOOPBACK}:{forward_auth}/traefik"
+    routers = {
+        f"route-{number}": {
+            "entryPoints": ["web"],
+            "rule": route["match"],
+            "middlewares": [each["name"] for each in route["middlewares"]],
+            "service": "application",
+        }
+        for number, route in enumerate(routes)
+    }
+    service = {"loadBalancer": {"servers": [{"url": f"http://{LOOPBACK}:{application}"}]}}
+    http = {"routers": routers, "middlewares": middlewares, "services": {"application": service}}
+    (directory / "objects.yaml").write_text(yaml.safe_dump({"http": http}))
+    port = free_port()
+    web = {"address": f"{LOOPBACK}:{port}", "http": {"aliasHeadersStrategy": "delete"}}
+    static = {"entryPoints": {"web": web}, "providers": {"file": {"filename": str(directory / "objects.yaml")}}}
+    (directory / "traefik.yaml").write_text(yaml.safe_dump(static))
+    argv = [program("traefik"), f"--configFile={directory / 'traefik.yaml'}"]
+    with Process(argv, name="traefik-kubernetes", directory=directory) as process:
+        wait_until(lambda: accepts(port), "Traefik listening", process=process)
+        wait_until(lambda: answers(port, KUBERNETES_HOST), "Traefik's routes", process=process)
+        yield Ingress(name="traefik", port=port, http2_port=port, process=process, patterns=False)
 
 
 @contextmanager
@@ -199,8 +234,14 @@ def _envoy(directory: Path, name: str, port: int) -> Iterator[Ingress]:
 
 @contextmanager
 def haproxy(
-    directory: Path, *, application: int, forward_auth: int, names: Mapping[str, str] = {}
+    directory: Path,
+    *,
+    application: int,
+    forward_auth: int,
+    names: Mapping[str, str] = {},
+    script: Callable[[str], str] = str,
 ) -> Iterator[Ingress]:
+    """HAProxy; ``script`` may change patgate.lua."""
     port = free_port()
     addresses = {
         "bind :8080": f"bind {LOOPBACK}:{port}",
@@ -211,7 +252,7 @@ def haproxy(
     }
     (directory / "haproxy.cfg").write_text(substituted("haproxy/haproxy.cfg", addresses, {}))
     address = {"abns@patgate": f"abns@patgate-{port}"}
-    (directory / "patgate.lua").write_text(substituted("haproxy/patgate.lua", address, names))
+    (directory / "patgate.lua").write_text(script(substituted("haproxy/patgate.lua", address, names)))
     argv = [program("haproxy"), "-db", "-f", str(directory / "haproxy.cfg")]
     with Process(argv, name="haproxy", directory=directory) as process:
         wait_until(lambda: accepts(port), "HAProxy listening", process=process)

@@ -165,9 +165,13 @@ class EnvoyListener:
         self._inner.follow(other._inner)
         if self.max_message > before:
             # The window for a message is that of the connection's first settings.
-            for connection in list(self.connections):
-                connection.end()
+            self.end_all()
         self._use(other._stripped, other._places, other._secret_name)
+
+    def end_all(self) -> None:
+        """End every connection once the calls that have begun on it are answered."""
+        for connection in list(self.connections):
+            connection.end()
 
     def hold(self) -> None:
         """Decide no call until ``release``; calls that arrive meanwhile wait."""

@@ -38,7 +38,7 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.process.drain import drain
-from proxy.gateway.process.reload import Port, Reloader, Running, ServedListener, listener_context
+from proxy.gateway.process.reload import Port, Reloader, Running, ServedListener, listener_context, tls_terms
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import UpstreamPool
@@ -256,6 +256,7 @@ class Worker:
                 running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
                 try:
                     context = listener_context(name, settings)
+                    port.terms = tls_terms(name, settings)
                 except (OSError, ValueError):
                     # They were valid when patgate started; this process started later, when they were not any more.
                     message = "a certificate, its key or client_ca cannot be read, or is not in PEM form"

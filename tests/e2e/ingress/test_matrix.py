@@ -14,12 +14,14 @@ from tests.e2e.ingress.matrix import NOTES, Row
 from tests.support.ingress import INGRESSES
 
 HERE = Path(__file__).parent
+ABOUT_ONE = ("test_haproxy", "test_kubernetes")
+"""Modules about one program, which are no part of the suite."""
 
 
 def suite() -> Iterator[tuple[str, FunctionType]]:
     """Every test of the suite that runs through an ingress, with its module."""
     for path in sorted(HERE.glob("test_*.py")):
-        if path != Path(__file__):
+        if path != Path(__file__) and path.stem not in ABOUT_ONE:
             module = importlib.import_module(f"tests.e2e.ingress.{path.stem}")
             for name, test in inspect.getmembers(module, inspect.isfunction):
                 if name.startswith("test_"):
