@@ -10,8 +10,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN python -m venv /opt/patgate && python -m venv /opt/compiler
 WORKDIR /src
-COPY requirements.lock requirements-dev.lock ./
-RUN /opt/patgate/bin/pip install --require-hashes -r requirements.lock
+COPY requirements-image.lock requirements-dev.lock ./
+RUN /opt/patgate/bin/pip install --require-hashes -r requirements-image.lock
 # Compiles the hot modules with the tools that the tests use. These tools and gcc stay in this stage.
 RUN /opt/compiler/bin/pip install --require-hashes -r requirements-dev.lock
 COPY pyproject.toml setup.py README.md LICENSE ./

@@ -2,7 +2,7 @@
 
 1. The first matching route in the table's order wins; without a match the request is refused.
 2. Paths are in the canonical form of ``request.target``. Matching is exact: case counts, and ``/a`` and ``/a/`` differ.
-   Only a denied route may ignore the case of ASCII letters (``fold_case``). The query is not part of ``match``: if the
+   Only a denied route may ignore letter case (``fold_case``). The query is not part of ``match``: if the
    first match has ``query`` conditions, the caller chooses among ``matches`` (``request.request_reading``).
 3. ``{name}`` matches one whole segment of at least one character; an encoded slash does not end a segment. ``**`` is
    allowed only at the end and matches the rest, which may be empty: ``/ui/**`` matches ``/ui/`` and ``/ui/x``, not
@@ -116,6 +116,14 @@ def validate_prefix(path: str, prefix: str) -> None:
         raise PatternError("a prefix is the first segments of the route's path")
 
 
+def folded_case(segment: str) -> str:
+    """A form of a segment that is the same for all segments which differ only in case, by whichever rule of Unicode.
+
+    By some rules the long s, the Kelvin sign and the Turkish i letters are ASCII letters in another case.
+    """
+    return segment.lower() if segment.isascii() else segment.upper().casefold().replace("i\u0307", "i")
+
+
 def captures(path: str) -> frozenset[str]:
     """The capture names of a valid pattern."""
     return frozenset(found[1] for found in map(_CAPTURE.fullmatch, path.split("/")) if found is not None)
@@ -129,8 +137,8 @@ class Route:
     operation) replaces the defaults: those of an item for a pattern with ``{id}`` or a composed id, else those of a
     collection. ``methods`` None is any method. ``host`` None is any host, ``*.example.com`` any host below it.
     ``query`` are the parameters that a request must have. ``entity_id`` composes the id of captures
-    (``{scope}/{name}``). ``allow`` holds ``target.PathAllowance`` bits. ``fold_case`` ignores the case of ASCII letters
-    in literals, on a denied route only. ``strip_prefix`` holds leading segments that the backend does not get.
+    (``{scope}/{name}``). ``allow`` holds ``target.PathAllowance`` bits. ``fold_case`` ignores the case of letters in
+    literals, on a denied route only. ``strip_prefix`` holds leading segments that the backend does not get.
     ``enforce`` False is report-only. ``second_targets`` holds the folded names of fields that name a second resource
     and are passed to this route's backend unchecked. ``credentials`` None: the places for tokens of the whole gateway;
     ``cors`` None: the CORS policy of the site; ``refusals`` None: the format of the whole gateway.
@@ -221,7 +229,7 @@ class _Leaf(NamedTuple):
 class _Pattern(NamedTuple):
     """A route's pattern as segments, the first one ""; None is a capture, ``**`` the rest.
 
-    ``fold``: the literals are in lower case and match any case. ``always``: no condition on the query.
+    ``fold``: the literals are in the form of ``folded_case`` and match any case. ``always``: no condition on the query.
     """
 
     segments: tuple[str | None, ...]
@@ -238,7 +246,7 @@ class _Node:
     patterns all match any rest, or that has none, is its own successor.
 
     Where a pattern ignores letter case, ``other`` stays None, so that ``step`` sees every segment that is not in
-    ``following``: ``folded`` has the nodes for the literals in lower case, and ``rest`` is the node for the others.
+    ``following``: ``folded`` has the nodes for the folded literals, and ``rest`` is the node for the others.
     """
 
     __slots__ = ("alive", "depth", "folded", "following", "leaf", "other", "rest")
@@ -272,7 +280,7 @@ class _Node:
     def step(self, segment: str) -> _Node:
         """The node after ``segment``; creates it if it does not exist."""
         known = segment in self.following
-        folded = segment.translate(_LOWER) if self.folded and not known else ""
+        folded = folded_case(segment) if self.folded and not known else ""
         node = self.folded.get(folded, self.rest) if self.folded and not known else None
         if node is not None:
             return node
@@ -310,7 +318,7 @@ def _continues(pattern: _Pattern, depth: int, segment: str) -> bool:
     expected = pattern.segments[depth]
     if expected is None:
         return segment != ""
-    return expected in (REST, segment) or (pattern.fold and segment.translate(_LOWER) == expected)
+    return expected in (REST, segment) or (pattern.fold and folded_case(segment) == expected)
 
 
 class RouteTable:
@@ -388,7 +396,6 @@ class RouteTable:
 
 
 _new_match: Final = tuple.__new__
-_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def _match(leaf: _Leaf, method: str, segments: list[str], path: str) -> Match:
@@ -425,7 +432,7 @@ def _pattern(route: Route) -> _Pattern:
     segments: list[str | None] = []
     for number, segment in enumerate(route.path.split("/")):
         capture = _CAPTURE.fullmatch(segment)
-        segments.append((segment.translate(_LOWER) if route.fold_case else segment) if capture is None else None)
+        segments.append((folded_case(segment) if route.fold_case else segment) if capture is None else None)
         if capture is not None:
             at[capture[1]] = number
     composed = None

@@ -86,6 +86,11 @@ class ForwardAuthPipeline(Decider):
         self.patience = patience
         self._secret = secret
 
+    @property
+    def secret(self) -> PeerSecret | None:
+        """The secret that every call must contain; None for none."""
+        return self._secret
+
     def begin(self, x: Exchange) -> None:
         """Decide the request that the ingress describes."""
         reason = self._translate(x)
@@ -152,6 +157,21 @@ class ForwardAuthPipeline(Decider):
             ),
         )
 
+    def _restart(self, x: Exchange) -> None:
+        """Decide ``x`` again, which has waited during a reload: its peer must be one that is served now."""
+        reason = self._of_peer(x)
+        if reason is None:
+            super()._restart(x)
+        else:
+            self.refuse(x, reason)
+
+    def _of_peer(self, x: Exchange) -> Reason | None:
+        """Why the peer that sent ``x`` is not served; None if it is."""
+        if x.client is None or not x.client.peer_trusted:
+            return Reason.PEER_UNTRUSTED
+        secret = self._secret
+        return None if secret is None or secret.is_in(x.forwarded or []) else Reason.PEER_SECRET
+
     def _translate(self, x: Exchange) -> Reason | None:
         """Replace the method, target and host of ``x`` with those that the ingress describes; a refusal or None."""
         text, path = split_requirement(x.path)
@@ -161,11 +181,9 @@ class ForwardAuthPipeline(Decider):
             _, x.bounded, fixed_query = shape
         else:
             x.bounded = False
-        if x.client is None or not x.client.peer_trusted:
-            return Reason.PEER_UNTRUSTED
-        secret = self._secret
-        if secret is not None and not secret.is_in(x.forwarded or []):
-            return Reason.PEER_SECRET
+        reason = self._of_peer(x)
+        if reason is not None:
+            return reason
         original = envoys_path(path) if shape is None else None
         if shape is None and original is None:
             return Reason.FORWARDED_INVALID

@@ -107,6 +107,12 @@ CONNECTIONS_DROPPED = Metric(
     help="Client connections closed without a request, by listener and cause (proxy_header, handshake, room).",
     labels=("listener", "cause"),
 )
+EXT_AUTHZ_ERRORS = Metric(
+    name="patgate_ext_authz_errors_total",
+    kind=MetricKind.COUNTER,
+    help="Errors of peers of listen.ext_authz, by cause (protocol, not_a_call, message, too_long, timeout, abandoned).",
+    labels=("cause",),
+)
 EPOCH_LAG = Metric(
     name="patgate_epoch_lag",
     kind=MetricKind.GAUGE,
@@ -247,6 +253,7 @@ METRICS: tuple[Metric, ...] = (
     CONNECTIONS,
     ACCEPT_PAUSES,
     CONNECTIONS_DROPPED,
+    EXT_AUTHZ_ERRORS,
     EPOCH_LAG,
     EPOCH,
     CHANGES,

@@ -23,7 +23,7 @@ from tests.support.backends import program
 from tests.support.certificates import pair
 from tests.support.command import command
 from tests.support.gateway import ROOT, Patgate, Token, clean_environ
-from tests.support.ingress import INGRESS, INGRESSES, NGINX_MAIN
+from tests.support.ingress import INGRESS, INGRESSES, NGINX_MAIN, asked_port
 from tests.support.leaks import SECRETS
 from tests.support.plugin import EDITOR, ROLES
 from tests.support.pool import Pool
@@ -55,7 +55,11 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def configuration(echo: int, **proxy: Any) -> dict[str, Any]:
     return {
         "workers": 1,
-        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}, "proxy": proxy},
+        "listen": {
+            "forward_auth": {"trusted": ["127.0.0.1/32"]},
+            "ext_authz": {"trusted": ["127.0.0.1/32"]},
+            "proxy": proxy,
+        },
         "upstreams": {"app": {"servers": [f"http://{LOOPBACK}:{echo}"]}},
         "roles": ROLES,
         "routes": [
@@ -200,7 +204,7 @@ BROKEN = {
 def test_an_ingress_with_its_shipped_file_has_no_problem(
     name: str, tmp_path: Path, node: Patgate, echo: int, token: Token
 ) -> None:
-    with INGRESSES[name](tmp_path, application=echo, forward_auth=node.forward_auth_port) as ingress:
+    with INGRESSES[name](tmp_path, application=echo, forward_auth=asked_port(name, node)) as ingress:
         found = examine(f"http://{LOOPBACK}:{ingress.port}", "--echo", ECHO, token=token, config=node)
     assert problems(found) == (LOST_BY_NGINX if name == "nginx" else set()), found
     assert skipped(found) == {"forward-auth"}

@@ -67,9 +67,12 @@ def ask(connection: Connection, token: Token, headers: str = "") -> Response:
     return connection.exchange(f"GET /nginx HTTP/1.1\r\nHost: app.example.org\r\n{lines}{headers}\r\n".encode())
 
 
-def at_socket(path: Path) -> Connection:
+def at_socket(path: Path, *, own: str = "") -> Connection:
+    """A connection to the unix socket, from a socket with an address of its ``own`` if that is given."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(15)
+    if own:
+        sock.bind(own)
     sock.connect(os.fspath(path))
     return Connection(sock=sock)
 
@@ -89,6 +92,9 @@ def test_a_peer_of_the_unix_socket_is_trusted_and_needs_no_address(node: Patgate
             assert ask(connection, token).status == 200
             refused = connection.exchange(b"HEAD /nginx HTTP/1.1\r\nHost: a\r\n\r\n", method="HEAD")
             assert refused.status == 403
+    for own in (str(tmp_path / "of-its-own"), "\0patgate-test-own"):
+        with at_socket(path, own=own) as connection:
+            assert ask(connection, token).status == 200
     change(node, bind=f"unix:{path}", socket_mode="0600")
     assert mode(path) == 0o600
     with at_socket(path) as connection:
@@ -200,6 +206,26 @@ def disconnected(port: int, server: Pair, client: Pair | None, version: ssl.TLSV
     return False
 
 
+def ended(connection: Connection, token: Token) -> bool:
+    """Whether the listener has ended this connection."""
+    try:
+        ask(connection, token)
+    except (ssl.SSLError, ConnectionEnded, ConnectionError):
+        return True
+    return False
+
+
+def test_a_connection_without_tls_ends_where_tls_is_demanded(node: Patgate, token: Token, tmp_path: Path) -> None:
+    own = pair(tmp_path, "gateway")
+    port = free_port()
+    listener = {"bind": f"{LOOPBACK}:{port}", "trusted": [LOOPBACK]}
+    change(node, **listener)
+    with Connection(port) as before:
+        assert ask(before, token).status == 200
+        change(node, **listener, tls={"certificate": str(own.certificate), "key": str(own.key)})
+        assert ended(before, token)
+
+
 def connected(port: int, server: Pair, client: Pair | None, version: ssl.TLSVersion) -> Connection:
     plain = socket.create_connection((LOOPBACK, port), timeout=15)
     return Connection(sock=trusting(server, client, version).wrap_socket(plain, server_hostname="localhost"))
@@ -225,6 +251,7 @@ def test_an_ingress_without_a_certificate_of_the_right_ca_is_disconnected(
     with connected(port, own, None, version) as before:
         assert ask(before, token).status == 200
         change(node, **listener, tls={**tls, "client_ca": str(ingress.certificate)})
+        assert ended(before, token), "a connection without a certificate stays open"
         for _ in range(2):
             with connected(port, own, ingress, version) as connection:
                 assert ask(connection, token).status == 200
@@ -234,7 +261,12 @@ def test_an_ingress_without_a_certificate_of_the_right_ca_is_disconnected(
         with Connection(port) as plain, pytest.raises((ConnectionEnded, ConnectionError)):
             ask(plain, token)
         wait_until(lambda: handshakes(node) == count + 3, "three dropped handshakes", process=node.process)
-    change(node, **listener, tls={**tls, "client_ca": str(stranger.certificate)})
+    with connected(port, own, ingress, version) as before:
+        assert ask(before, token).status == 200
+        reload(node)
+        assert ask(before, token).status == 200
+        change(node, **listener, tls={**tls, "client_ca": str(stranger.certificate)})
+        assert ended(before, token), "a connection with a certificate of the former CA stays open"
     with connected(port, own, stranger, version) as connection:
         assert ask(connection, token).status == 200
     assert disconnected(port, own, ingress, version, token)

@@ -98,7 +98,7 @@ def naive_matches(routes: tuple[Route, ...], method: str, host: str, path: str) 
                 if not have:
                     break
                 captured[want[1:-1]] = have.replace("%2F", "/").replace("%25", "%")
-            elif want != have and not (route.fold_case and ascii_lower(want) == ascii_lower(have)):
+            elif want != have and not (route.fold_case and any_case(want) == any_case(have)):
                 break
         else:
             operations = dict(route.operations)
@@ -118,8 +118,10 @@ def naive_matches(routes: tuple[Route, ...], method: str, host: str, path: str) 
             yield Match(route, entity, entity_id, operation, captured.get("org"))
 
 
-def ascii_lower(text: str) -> str:
-    return "".join(chr(ord(char) + 32) if "A" <= char <= "Z" else char for char in text)
+def any_case(text: str) -> str:
+    """``text`` with each letter replaced by one of those that some rule takes for the same."""
+    letters = {"\u017f": "s", "\u212a": "k", "\u0130": "i", "\u0131": "i"}
+    return "".join(letters.get(char, char).upper().casefold() for char in text).replace("i\u0307", "i")
 
 
 def until_unconditional(matches: Iterable[Match]) -> Iterator[Match]:

@@ -10,12 +10,18 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from tests.support.backends import program
-from tests.support.gateway import ROOT
+from tests.support.gateway import ROOT, Patgate
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 from tests.support.rawhttp import Connection
 
 INGRESS = ROOT / "config" / "ingress"
+ENVOY_GRPC = "envoy-grpc"
+
+KUBERNETES_HOST = "app.example.org"
+"""The host of the routes in config/kubernetes."""
 
 NGINX_MAIN = """\
 user {user};
@@ -148,10 +154,40 @@ def traefik(
         )
 
 
-def answers(port: int) -> bool:
+def answers(port: int, host: str = "gateway") -> bool:
     """Whether a request without a token gets the 401 of patgate; before its routes are loaded, Traefik says 404."""
     with Connection(port) as connection:
-        return connection.request("GET", "/").status in (401, 403)
+        return connection.request("GET", "/", host=host).status in (401, 403)
+
+
+@contextmanager
+def traefik_in_kubernetes(directory: Path, *, application: int, forward_auth: int) -> Iterator[Ingress]:
+    """Traefik with the objects of config/kubernetes/traefik.yaml, which are given to it in a file."""
+    objects = list(yaml.safe_load_all((INGRESS.parent / "kubernetes" / "traefik.yaml").read_text()))
+    (routes,) = [each["spec"]["routes"] for each in objects if each["kind"] == "IngressRoute"]
+    middlewares = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "Middleware"}
+    middlewares["patgate"]["forwardAuth"]["address"] = f"http://{LOOPBACK}:{forward_auth}/traefik"
+    routers = {
+        f"route-{number}": {
+            "entryPoints": ["web"],
+            "rule": route["match"],
+            "middlewares": [each["name"] for each in route["middlewares"]],
+            "service": "application",
+        }
+        for number, route in enumerate(routes)
+    }
+    service = {"loadBalancer": {"servers": [{"url": f"http://{LOOPBACK}:{application}"}]}}
+    http = {"routers": routers, "middlewares": middlewares, "services": {"application": service}}
+    (directory / "objects.yaml").write_text(yaml.safe_dump({"http": http}))
+    port = free_port()
+    web = {"address": f"{LOOPBACK}:{port}", "http": {"aliasHeadersStrategy": "delete"}}
+    static = {"entryPoints": {"web": web}, "providers": {"file": {"filename": str(directory / "objects.yaml")}}}
+    (directory / "traefik.yaml").write_text(yaml.safe_dump(static))
+    argv = [program("traefik"), f"--configFile={directory / 'traefik.yaml'}"]
+    with Process(argv, name="traefik-kubernetes", directory=directory) as process:
+        wait_until(lambda: accepts(port), "Traefik listening", process=process)
+        wait_until(lambda: answers(port, KUBERNETES_HOST), "Traefik's routes", process=process)
+        yield Ingress(name="traefik", port=port, http2_port=port, process=process, patterns=False)
 
 
 @contextmanager
@@ -171,15 +207,19 @@ def envoy(directory: Path, *, application: int, forward_auth: int, names: Mappin
 def envoy_grpc(
     directory: Path, *, application: int, forward_auth: int, names: Mapping[str, str] = {}
 ) -> Iterator[Ingress]:
-    """Envoy that asks over gRPC; ``forward_auth`` is the port of the listener ``ext_authz``."""
+    """Envoy that asks over gRPC; ``forward_auth`` is the port of the listener ``ext_authz``.
+
+    Patgate says which headers it sets, so the file needs no other ``names``.
+    """
+    del names
     port = free_port()
     addresses = {
         "address: 0.0.0.0, port_value: 8080": f"address: {LOOPBACK}, port_value: {port}",
         "address: 127.0.0.1, port_value: 3000": f"address: {LOOPBACK}, port_value: {application}",
         "address: 127.0.0.1, port_value: 8084": f"address: {LOOPBACK}, port_value: {forward_auth}",
     }
-    (directory / "envoy.yaml").write_text(substituted("envoy/envoy-grpc.yaml", addresses, names))
-    with _envoy(directory, "envoy-grpc", port) as ingress:
+    (directory / "envoy.yaml").write_text(substituted("envoy/envoy-grpc.yaml", addresses, {}))
+    with _envoy(directory, ENVOY_GRPC, port) as ingress:
         yield ingress
 
 
@@ -194,8 +234,14 @@ def _envoy(directory: Path, name: str, port: int) -> Iterator[Ingress]:
 
 @contextmanager
 def haproxy(
-    directory: Path, *, application: int, forward_auth: int, names: Mapping[str, str] = {}
+    directory: Path,
+    *,
+    application: int,
+    forward_auth: int,
+    names: Mapping[str, str] = {},
+    script: Callable[[str], str] = str,
 ) -> Iterator[Ingress]:
+    """HAProxy; ``script`` may change patgate.lua."""
     port = free_port()
     addresses = {
         "bind :8080": f"bind {LOOPBACK}:{port}",
@@ -206,7 +252,7 @@ def haproxy(
     }
     (directory / "haproxy.cfg").write_text(substituted("haproxy/haproxy.cfg", addresses, {}))
     address = {"abns@patgate": f"abns@patgate-{port}"}
-    (directory / "patgate.lua").write_text(substituted("haproxy/patgate.lua", address, names))
+    (directory / "patgate.lua").write_text(script(substituted("haproxy/patgate.lua", address, names)))
     argv = [program("haproxy"), "-db", "-f", str(directory / "haproxy.cfg")]
     with Process(argv, name="haproxy", directory=directory) as process:
         wait_until(lambda: accepts(port), "HAProxy listening", process=process)
@@ -219,13 +265,16 @@ INGRESSES: Mapping[str, Callable[..., AbstractContextManager[Ingress]]] = {
     "caddy": caddy,
     "traefik": traefik,
     "envoy": envoy,
+    ENVOY_GRPC: envoy_grpc,
     "haproxy": haproxy,
 }
-"""Every ingress that config/ingress has files for.
+"""Every ingress that config/ingress has files for, Envoy by both ways to ask.
 
 The function that starts one takes a directory for it, the ports of the application and of the listener that it queries,
 and other names for identity headers.
 """
 
-ENVOY_GRPC = "envoy-grpc"
-"""Envoy by its other way to ask. It has no column of its own in the matrix: the suite runs with it where it can."""
+
+def asked_port(name: str, node: Patgate) -> int:
+    """The port of ``node`` that this ingress asks."""
+    return node.ext_authz_port if name == ENVOY_GRPC else node.forward_auth_port

@@ -115,6 +115,7 @@ WRITERS: Mapping[str, Callable[[], Iterator[str]]] = {
     "kubernetes/ingress-nginx.yaml": partial(removed_by_name, " " * 2, "nginx"),
     "kubernetes/traefik.yaml": partial(removed_by_name, " " * 6, "traefik"),
     "kubernetes/envoy-gateway.yaml": envoy_gateway,
+    "kubernetes/envoy-gateway-grpc.yaml": envoy_gateway,
 }
 
 

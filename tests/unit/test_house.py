@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCKS = (
     "requirements.lock",
     "requirements-dev.lock",
+    "requirements-image.lock",
     "tests/backends/requirements.lock",
     "tests/clients/requirements.lock",
     "tests/fuzz/requirements.lock",
@@ -173,6 +174,7 @@ def test_the_development_lock_contains_the_runtime_lock() -> None:
         return set(re.findall(r"^[a-z0-9].*==\S+", (ROOT / lock).read_text(), re.MULTILINE))
 
     assert pins("requirements.lock") <= pins("requirements-dev.lock")
+    assert pins("requirements.lock") < pins("requirements-image.lock") <= pins("requirements-dev.lock")
 
 
 def test_every_imported_library_is_in_the_import_rules() -> None:

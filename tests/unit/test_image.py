@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,17 @@ def test_its_packages_come_from_the_hashed_lock() -> None:
     installs = [rest for head, rest in instructions() if head == "RUN" and "pip install" in rest]
     assert installs
     assert all("--require-hashes" in rest or "--no-deps" in rest for rest in installs)
+
+
+def test_it_contains_the_extra_for_envoy_over_grpc() -> None:
+    """Users of an image without ``pip`` cannot add it (decision 21)."""
+    (lock,) = {
+        word for head, rest in instructions() if head == "RUN" and "/opt/patgate/bin/pip install" in rest
+        for word in rest.split() if word.endswith(".lock")
+    }  # fmt: skip
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["grpc"]
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
+    assert {re.split(r"[<>=]", each)[0] for each in extra} <= pinned
 
 
 def test_the_build_context_has_exactly_the_copied_files() -> None:

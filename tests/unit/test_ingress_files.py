@@ -45,7 +45,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 def test_there_is_a_snippet_for_every_kind_of_ingress() -> None:
     assert [path.stem for path in KUBERNETES] == [
-        *("envoy-gateway", "gateway-api", "ingress-nginx", "nginx-gateway-fabric", "traefik"),
+        *("envoy-gateway-grpc", "envoy-gateway", "gateway-api", "ingress-nginx", "nginx-gateway-fabric", "traefik"),
     ]
 
 
@@ -68,7 +68,11 @@ def texts(node: Any) -> list[str]:
     return [str(node)]
 
 
-@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.stem)
+BY_HTTP = [path for path in KUBERNETES if path.stem != "envoy-gateway-grpc"]
+"""Over gRPC, patgate itself names the headers."""
+
+
+@pytest.mark.parametrize("path", BY_HTTP, ids=lambda path: path.stem)
 def test_a_snippet_for_kubernetes_returns_every_identity_header(path: Path) -> None:
     found = [text for document in documents(path) for text in texts(document)]
     names = {name for text in found for name in re.split(r",? +", text) if name.startswith(("X-Auth-", "X-Request-"))}
@@ -112,6 +116,8 @@ def test_patgate_gets_every_header_that_names_a_second_target(name: str, key: st
         assert "X-Forwarded-For" in listed
 
 
+# Over gRPC patgate itself names the headers that the application does not get.
+LISTING = [path.stem for path in KUBERNETES if path.stem != "envoy-gateway-grpc"]
 CREDENTIALS = {"Authorization", "X-Api-Key", "Proxy-Authorization"}
 
 
@@ -129,7 +135,7 @@ def removed(name: str, text: str) -> set[str]:
     return {each for each, value in listed.items() if value == "" and each in {*CREDENTIALS, ingress_places.HEADER}}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in KUBERNETES])
+@pytest.mark.parametrize("name", LISTING)
 def test_a_snippet_for_kubernetes_removes_the_credential_before_the_application(name: str) -> None:
     assert removed(name, (CONFIG / "kubernetes" / f"{name}.yaml").read_text()) == CREDENTIALS
 
@@ -144,7 +150,7 @@ def test_the_page_says_for_every_file_where_a_credential_in_another_header_is_re
     assert {*ingress_places.rows()} == {*gateways, *ingresses, "ingress/envoy/envoy-grpc.yaml"}
 
 
-@pytest.mark.parametrize("name", [path.stem for path in KUBERNETES])
+@pytest.mark.parametrize("name", LISTING)
 def test_with_the_addition_of_the_page_a_snippet_removes_another_credential_and_shows_it_to_patgate(name: str) -> None:
     said = ingress_places.rows()[f"kubernetes/{name}.yaml"]
     text = ingress_places.changed(f"kubernetes/{name}.yaml", said)
@@ -159,13 +165,24 @@ def test_with_the_addition_of_the_page_a_snippet_removes_another_credential_and_
         }
 
 
-def test_envoy_gateway_fails_closed() -> None:
+@pytest.mark.parametrize("name", ["envoy-gateway", "envoy-gateway-grpc"])
+def test_envoy_gateway_fails_closed(name: str) -> None:
     (policy,) = (
         document
-        for document in documents(CONFIG / "kubernetes" / "envoy-gateway.yaml")
+        for document in documents(CONFIG / "kubernetes" / f"{name}.yaml")
         if document["kind"] == "SecurityPolicy"
     )
     assert policy["spec"]["extAuth"]["failOpen"] is False
+
+
+def test_envoy_gateway_differs_over_grpc_only_in_what_it_need_not_list() -> None:
+    """Without a list it sends every header, and patgate names those to replace and to remove."""
+    names = ("envoy-gateway", "envoy-gateway-grpc")
+    by_http, by_grpc = (documents(CONFIG / "kubernetes" / f"{name}.yaml") for name in names)
+    (own,) = (document["spec"]["extAuth"] for document in by_grpc if document["kind"] == "SecurityPolicy")
+    assert own == {"failOpen": False, "grpc": {"backendRefs": [{"name": "patgate", "port": 8084}]}}
+    kinds = ("ClientTrafficPolicy",)
+    assert [each for each in by_grpc if each["kind"] in kinds] == [each for each in by_http if each["kind"] in kinds]
 
 
 def test_traefik_does_not_trust_the_clients_headers() -> None:

@@ -27,6 +27,13 @@ local ADDRESS = "abns@patgate"
 -- Milliseconds: a little more than `timeout connect` and `timeout server` there, which end a call first.
 local PATIENCE = 1900
 
+-- Header lines of a call. HAProxy 2.6 crashes if core.httpclient gets as many as `tune.http.maxhdr`, so this must be at
+-- least ten fewer. patgate itself refuses more than a hundred (`limits.headers`).
+local MOST_LINES = 116
+
+local TOO_MANY = '{"type":"about:blank","title":"Request header too large","status":431,' ..
+    '"reason":"head_too_large"}'
+
 local UNAVAILABLE = '{"type":"about:blank","title":"Authorization is unavailable","status":503,' ..
     '"reason":"unavailable"}'
 
@@ -65,16 +72,23 @@ end
 core.register_action("patgate", { "http-req" }, function(txn)
     -- All other headers of the client, unchanged: patgate must see every place where a token may be, and the headers
     -- that name a second target (Destination, X-Amz-Copy-Source).
-    local headers = {}
+    local headers, lines = {}, 0
     for name, values in pairs(txn.http:req_get_headers()) do
         if not NOT_SENT[name] then
             headers[name] = {}
             for _, value in each(values) do
                 table.insert(headers[name], value)
+                lines = lines + 1
             end
         end
     end
-    local host = txn.f:req_hdr("host") or ""
+    if lines > MOST_LINES then
+        return refuse(txn, 431, {
+            ["content-type"] = { "application/problem+json" }, ["cache-control"] = { "no-store" },
+        }, TOO_MANY)
+    end
+    -- The whole field: `req_hdr` would be what stands behind its last comma.
+    local host = txn.f:req_fhdr("host") or ""
     headers["host"] = { host }
     headers["x-forwarded-host"] = { host }
     headers["x-forwarded-method"] = { txn.f:method() }
@@ -106,4 +120,5 @@ core.register_action("patgate", { "http-req" }, function(txn)
             txn.http:req_del_header(name)
         end
     end
+    txn:set_var("txn.patgate_allowed", true)
 end, 0)

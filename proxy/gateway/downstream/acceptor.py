@@ -40,6 +40,7 @@ _SHUTDOWN_SECONDS: Final = 86_400.0
 read. The sweep ends it."""
 
 _STREAM: Final = int(socket.SOCK_STREAM)
+_UNIX: Final = int(socket.AF_UNIX)
 _BATCH: Final = 64
 """Connections that are accepted in one turn of the event loop."""
 _IDLE_SECONDS: Final = 1.0
@@ -250,8 +251,8 @@ class Acceptor:
                 return
             # The event loop sets it non-blocking.
             sock = AcceptedSocket(family, _STREAM, proto, fd)
-            # At a unix socket a peer has no address.
-            host = address[0] if address else ""
+            # At a unix socket a peer has no address; that of a socket which is bound is a path.
+            host = address[0] if family != _UNIX else ""
             if self._introduced_by and self._is_introduced(host):
                 sock.setblocking(False)
                 deadline = time.monotonic_ns() + listener.limits.handshake_ns

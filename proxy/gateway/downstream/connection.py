@@ -222,6 +222,17 @@ class ClientConnection(ClientStream):
         # While the client does not read, the next answer would only pile up behind this one.
         self.go_on()
 
+    def end(self) -> None:
+        """Close the connection: at once if it is idle, else with the answer of its exchange. Nothing more is begun."""
+        x, transport = self.exchange, self.transport
+        self.buffer = b""
+        self.peer_trusted = False
+        if x is not None:
+            x.keep_alive = False
+        elif transport is not None:
+            self.left()
+            transport.close()
+
     @property
     def draining(self) -> bool:
         """Whether the connection closes after its next answer, because its listener drains."""

@@ -175,6 +175,11 @@ class Listener:
         for connection in self.connections:
             connection.follow()
 
+    def end_all(self) -> None:
+        """End every connection, because its peer may not be accepted any more."""
+        for connection in list(self.connections):
+            connection.end()
+
     def hold(self) -> None:
         """Start no request until ``release``; requests that arrive meanwhile wait."""
         self.held = True

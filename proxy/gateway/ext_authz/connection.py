@@ -5,8 +5,10 @@ Rules of this module:
    of gRPC, which Envoy takes for a refusal (``failure_mode_allow: false``).
 2. All that a peer can make a connection keep is bounded: calls at a time, the bytes of one message, the bytes of all
    that are not complete (the window of the connection is opened only as calls end), and answers that are not read.
-3. Deadlines are checked by the sweep of the listener, as for every connection of a worker.
+3. Deadlines are checked by the sweep of the listener, as for every connection of a worker. A connection always has one,
+   except while it has calls: these have their own.
 4. Before a connection closes, a GOAWAY says so, so that Envoy asks on another one; calls that have begun are answered.
+5. Errors of a peer are counted by their cause, and never logged: a peer could cause any number.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -25,33 +27,41 @@ from h2.events import (
     ConnectionTerminated,
     DataReceived,
     Event,
+    RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
     StreamReset,
     WindowUpdated,
 )
-from h2.exceptions import NoSuchStreamError, ProtocolError, StreamClosedError
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from proxy.gateway.downstream.connection_state import ConnectionState
+from proxy.gateway.ext_authz.byte_stream import NEVER, ByteStream
+from proxy.gateway.ext_authz.errors import CallError
+from proxy.observe import defects
 
 if TYPE_CHECKING:
     from proxy.gateway.ext_authz.listener import EnvoyListener
 
 METHOD: Final = b"/envoy.service.auth.v3.Authorization/Check"
 
-MOST_CALLS: Final = 1000
-"""Calls at a time on one connection; Envoy waits with more (SETTINGS_MAX_CONCURRENT_STREAMS)."""
+MOST_CALLS: Final = 100
+"""Calls at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS). With more, Envoy opens another connection, which
+may be another worker's."""
+ACCEPTED_CALLS: Final = 2048
+"""Calls at a time that a connection survives. A peer may send more than ``MOST_CALLS`` before it has seen that number;
+Envoy's own limit is 1,024 by default."""
+MEMORY_OF_ENDED_CALLS: Final = 1024
+"""Calls of which a connection remembers how they ended, for frames that arrive late."""
 MOST_METADATA: Final = 16 * 1024
 """Longest list of header fields of a call, in bytes as HTTP/2 counts them."""
 WINDOW: Final = 1024 * 1024
 """Bytes of messages that one connection may have on the way or incomplete."""
 _MOST_RESETS: Final = 1000
 """Calls that a peer may abandon more often than it lets one end (CVE-2023-44487)."""
-_WRITE_HIGH_WATER: Final = 256 * 1024
 _CONFIG: Final = H2Configuration(client_side=False, header_encoding=None)
-_NEVER: Final = 2**63
 _FRAME: Final = struct.Struct(">BI")
 """Before each message: whether it is compressed, and its length."""
 _LAST_STREAM: Final = 2**31 - 1
@@ -67,157 +77,152 @@ _UNIMPLEMENTED: Final = 12
 _now_ns: Final = time.monotonic_ns
 
 
+class _Http2(H2Connection):
+    MAX_CLOSED_STREAMS = MEMORY_OF_ENDED_CALLS
+
+
 class _Stream:
     """One call: its message so far, then the answer that has yet to be sent."""
 
-    __slots__ = ("abandon", "deadline", "metadata", "output", "received", "unopened")
+    __slots__ = ("abandon", "complete", "deadline", "metadata", "output", "received", "unopened")
 
     def __init__(self, metadata: list[tuple[bytes, bytes]], deadline: int) -> None:
         self.metadata = metadata
         self.received = bytearray()
         self.unopened = 0
         """Bytes by which the window of the connection is smaller because of this call."""
+        self.complete = False
+        """Whether the peer has sent all of the call."""
         self.output = b""
-        self.abandon: Callable[[], None] | None = None
+        self.abandon: Callable[[], object] | None = None
         """Ends the decision, which is no longer wanted; None while none is on its way."""
         self.deadline = deadline
 
 
-class EnvoyConnection(asyncio.Protocol):
+class ArrivedCall(NamedTuple):
+    """A call that is complete: its connection, its number there, the address of the peer, its message and metadata."""
+
+    connection: EnvoyConnection
+    number: int
+    host: str
+    message: bytes
+    metadata: Sequence[tuple[bytes, bytes]]
+
+
+class EnvoyConnection(ByteStream):
     """One connection from Envoy; ``host`` is the address of the peer, "" at a unix socket."""
 
     def __init__(self, listener: EnvoyListener, host: str) -> None:
-        self._listener = listener
+        super().__init__(listener)
         self._host = host
-        self._transport: asyncio.Transport | None = None
-        self._h2 = H2Connection(config=_CONFIG)
+        self._h2 = _Http2(config=_CONFIG)
         self._streams: dict[int, _Stream] = {}
-        self._full = False
         self._said = False
         """Whether the GOAWAY has been sent."""
         self._ending = False
         """Whether it closes once it is idle."""
         self._resets = 0
-        self.state = int(ConnectionState.OPENING)
-        self.deadline = _NEVER
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the connection, after its TLS handshake if it has one."""
-        self._transport = made = cast(asyncio.Transport, transport)
-        made.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
-        self.state = int(ConnectionState.IDLE)
-        ssl_object = made.get_extra_info("ssl_object")
-        self._listener.opened(self)
+        super().connection_made(transport)
+        ssl_object = transport.get_extra_info("ssl_object")
+        self.listener.opened(self)
         if ssl_object is not None and ssl_object.selected_alpn_protocol() not in ("h2", None):
-            made.close()
+            self.close()
             return
-        longest = self._listener.max_message + _FRAME.size
-        self._h2.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: MOST_CALLS,
-                SettingCodes.MAX_HEADER_LIST_SIZE: MOST_METADATA,
-                SettingCodes.INITIAL_WINDOW_SIZE: max(longest, 65_535),
-            },
-        )
-        self._h2.decoder.max_header_list_size = MOST_METADATA
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(max(WINDOW, longest) - 65_535)
-        self.deadline = _now_ns() + self._listener.limits.head_ns
-        self._flush()
-        if self._listener.draining:
+        self._initiate()
+        self.write()
+        if self.listener.draining:
             self.leave_soon()
+
+    def _initiate(self) -> None:
+        longest = self.listener.max_message + _FRAME.size
+        announced = {
+            SettingCodes.MAX_CONCURRENT_STREAMS: MOST_CALLS,
+            SettingCodes.MAX_HEADER_LIST_SIZE: MOST_METADATA,
+            SettingCodes.INITIAL_WINDOW_SIZE: max(longest, 65_535),
+        }
+        http2 = self._h2
+        http2.local_settings = Settings(client=False, initial_values=announced)
+        http2.decoder.max_header_list_size = MOST_METADATA
+        http2.initiate_connection()
+        # ``h2`` ends a connection with more calls than this.
+        accepted = {**announced, SettingCodes.MAX_CONCURRENT_STREAMS: ACCEPTED_CALLS}
+        http2.local_settings = Settings(client=False, initial_values=accepted)
+        http2.increment_flow_control_window(max(WINDOW, longest) - 65_535)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Abandon the calls that have not been answered, and forget the connection."""
-        self._transport = None
-        self.state = int(ConnectionState.CLOSED)
+        super().connection_lost(exc)
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             if stream.abandon is not None:
                 stream.abandon()
-        self._listener.lost(self)
+        self.listener.lost(self)
 
-    def data_received(self, data: bytes) -> None:
+    def take(self, data: bytes) -> bool:
         """Take frames, and begin the calls that are complete."""
-        if self._transport is None or self._transport.is_closing():
-            return
         try:
-            events = self._h2.receive_data(data)
-            for event in events:
+            for event in self._h2.receive_data(data):
                 self._on(event)
         except ProtocolError:
             # ``h2`` has a GOAWAY with the reason ready.
-            self._flush()
-            self._transport.close()
-            return
-        self._flush()
-        self._rest()
+            self.listener.errors.add(CallError.PROTOCOL)
+            self.close()
+            return False
+        except Exception as error:  # noqa: BLE001 - the state of the connection is in doubt, so it ends
+            defects.report("frames of Envoy could not be read", error)
+            self.abort()
+            return False
+        return True
 
-    def eof_received(self) -> bool:
-        """Close the connection: its calls have no one to answer to."""
-        return False
-
-    def pause_writing(self) -> None:
-        """Read no further calls from a peer that does not read its answers."""
-        self._full = True
-        if self._transport is not None:
-            self._transport.pause_reading()
-            self.deadline = _now_ns() + self._listener.limits.answer_ns
-
-    def resume_writing(self) -> None:
-        """Read again."""
-        self._full = False
-        if self._transport is not None:
-            self._transport.resume_reading()
-            self._rest()
+    def ready(self) -> bytes:
+        """The frames that are ready."""
+        return self._h2.data_to_send()
 
     def idle(self) -> bool:
         """Whether no call is on its way."""
-        return self.state == ConnectionState.IDLE and not self._streams and not self._full
+        return self.state == ConnectionState.IDLE and not self._streams and not self.full and not self.unread
 
     def idle_since(self) -> int:
         """Since when (CLOCK_MONOTONIC, ns) an idle connection has been idle."""
-        return self.deadline - self._listener.limits.keepalive_ns
+        return self.deadline - self.listener.limits.keepalive_ns
 
     def sweep(self, now_ns: int) -> None:
         """End calls whose message does not arrive, and the connection if its deadline has passed."""
-        for number, stream in [each for each in self._streams.items() if each[1].deadline < now_ns]:
+        late = [each for each in self._streams.items() if each[1].deadline < now_ns]
+        for number, stream in late:
+            self.listener.errors.add(CallError.TIMEOUT)
             self._drop(number, stream, ErrorCodes.CANCEL)
-        if self.deadline < now_ns and self._transport is not None:
-            self.deadline = _NEVER
-            if self._full or self._transport.is_closing():
-                self._transport.abort()
+        if late:
+            self.flush()
+            self.rest()
+        if self.deadline < now_ns:
+            self.deadline = NEVER
+            if self.full or not self.open:
+                self.abort()
             else:
                 self.leave()
-        self._flush()
 
     def leave_soon(self) -> None:
         """Ask the peer for no further calls."""
-        if self._transport is not None and not self._said and not self._transport.is_closing():
+        if self.open and not self._said:
             self._said = True
-            self._flush()
-            self._transport.write(_GOAWAY)
+            self.write(_GOAWAY)
 
     def end(self) -> None:
         """Close once every call that has begun is answered."""
         self.leave_soon()
         self._ending = True
-        self._rest()
+        self.rest()
 
-    def leave(self) -> None:
+    def leave(self, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
         """Close the connection, which is idle or has broken a rule."""
-        if self._transport is not None and not self._transport.is_closing():
-            self.state = int(ConnectionState.CLOSING)
-            self._h2.close_connection()
-            self._flush()
-            self._transport.close()
-            self.deadline = _now_ns() + self._listener.limits.head_ns
-
-    def abort(self) -> None:
-        """Reset the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self.open:
+            with suppress(ProtocolError):
+                self._h2.close_connection(code)
+            self.close()
 
     def _on(self, event: Event) -> None:
         if isinstance(event, RequestReceived):
@@ -227,42 +232,55 @@ class EnvoyConnection(asyncio.Protocol):
         elif isinstance(event, StreamEnded):
             self._complete(event.stream_id)
         elif isinstance(event, WindowUpdated):
-            numbers = [event.stream_id] if event.stream_id else list(self._streams)
-            for number in numbers:
-                if (stream := self._streams.get(number)) is not None and stream.output:
-                    self._send(number, stream)
+            self._opened([event.stream_id] if event.stream_id else list(self._streams))
+        elif isinstance(event, RemoteSettingsChanged):
+            self._opened(list(self._streams))
         elif isinstance(event, StreamReset):
             stream = self._streams.pop(event.stream_id, None)
             if stream is not None:
                 self._reopen(stream)
                 if stream.abandon is not None:
                     stream.abandon()
-            self._resets += 1
-            if self._resets > _MOST_RESETS:
-                raise ProtocolError("too many calls were abandoned")
-        elif isinstance(event, ConnectionTerminated) and self._transport is not None:
+            self._abandoned()
+        elif isinstance(event, ConnectionTerminated):
             # For ``h2`` this is the end of both directions, and a peer that leaves needs no more answers.
-            self._transport.close()
+            self.close()
+
+    def _abandoned(self) -> None:
+        """Count an abandoned call. Other calls on the connection are answered, as long as the peer begins no more."""
+        self._resets += 1
+        if self._resets == _MOST_RESETS + 1:
+            self.listener.errors.add(CallError.ABANDONED)
+            self.end()
+        elif self._resets > 2 * _MOST_RESETS:
+            self.leave(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def _opened(self, numbers: list[int]) -> None:
+        """Continue answers whose window may have been opened."""
+        for number in numbers:
+            if (stream := self._streams.get(number)) is not None and stream.output:
+                self._send(number, stream)
 
     def _begin(self, event: RequestReceived) -> None:
         number = event.stream_id
         metadata = [(bytes(name), bytes(value)) for name, value in event.headers]
-        stream = _Stream(metadata, _now_ns() + self._listener.limits.head_ns)
+        stream = _Stream(metadata, _now_ns() + self.listener.limits.head_ns)
         self._streams[number] = stream
-        self.deadline = _NEVER
+        if not self.full:
+            self.deadline = NEVER
         fields = dict(metadata)
         kind = fields.get(b"content-type", b"").partition(b";")[0]
         if fields.get(b":method") != b"POST" or kind not in (b"application/grpc", b"application/grpc+proto"):
+            self.listener.errors.add(CallError.NOT_A_CALL)
             self._drop(number, stream, ErrorCodes.REFUSED_STREAM)
         elif fields.get(b":path") != METHOD:
-            self._fail(number, stream, _UNIMPLEMENTED)
+            self._fail(number, stream, _UNIMPLEMENTED, CallError.NOT_A_CALL)
 
     def _data(self, event: DataReceived) -> None:
         stream, taken = self._streams.get(event.stream_id), event.flow_controlled_length or 0
         if stream is None:
             # Its answer has been sent, or it was dropped.
-            if taken:
-                self._h2.increment_flow_control_window(taken)
+            self._open_window(taken)
             return
         stream.unopened += taken
         stream.received += event.data
@@ -270,28 +288,29 @@ class EnvoyConnection(asyncio.Protocol):
             return
         compressed, length = _FRAME.unpack_from(stream.received)
         if compressed:
-            self._fail(event.stream_id, stream, _UNIMPLEMENTED)
-        elif length > self._listener.max_message:
-            self._fail(event.stream_id, stream, _RESOURCE_EXHAUSTED)
+            self._fail(event.stream_id, stream, _UNIMPLEMENTED, CallError.MESSAGE)
+        elif length > self.listener.max_message:
+            self._fail(event.stream_id, stream, _RESOURCE_EXHAUSTED, CallError.TOO_LONG)
         elif len(stream.received) > length + _FRAME.size:
-            self._fail(event.stream_id, stream, _INVALID_ARGUMENT)
+            self._fail(event.stream_id, stream, _INVALID_ARGUMENT, CallError.MESSAGE)
 
     def _complete(self, number: int) -> None:
         """Decide the call, whose message is complete."""
         stream = self._streams.get(number)
         if stream is None or stream.abandon is not None or stream.output:
             return
+        stream.complete = True
         data = stream.received
         if len(data) < _FRAME.size or len(data) != _FRAME.size + _FRAME.unpack_from(data)[1]:
-            self._fail(number, stream, _INVALID_ARGUMENT)
+            self._fail(number, stream, _INVALID_ARGUMENT, CallError.MESSAGE)
             return
-        stream.deadline = _NEVER  # the listener's own deadlines count from here
+        stream.deadline = NEVER  # the listener's own deadlines count from here
         message = bytes(memoryview(data)[_FRAME.size :])
         stream.received = bytearray()
         self._reopen(stream)
-        self._listener.decide(self, number, self._host, message, stream.metadata)
+        self.listener.decide(ArrivedCall(self, number, self._host, message, stream.metadata))
 
-    def decides(self, number: int, abandon: Callable[[], None]) -> None:
+    def decides(self, number: int, abandon: Callable[[], object]) -> None:
         """Note how the decision about a call, which has begun, can be abandoned."""
         if (stream := self._streams.get(number)) is not None:
             stream.abandon = abandon
@@ -303,17 +322,17 @@ class EnvoyConnection(asyncio.Protocol):
             return
         stream.abandon = None
         if message is None:
-            self._fail(number, stream, _INVALID_ARGUMENT)
+            self._fail(number, stream, _INVALID_ARGUMENT, CallError.MESSAGE)
         else:
             self._resets = max(0, self._resets - 1)
             stream.output = _FRAME.pack(0, len(message)) + message
-            stream.deadline = _now_ns() + self._listener.limits.answer_ns
+            stream.deadline = _now_ns() + self.listener.limits.answer_ns
             if self._headers(number, [(b":status", b"200"), (b"content-type", b"application/grpc")]):
                 self._send(number, stream)
             else:
                 del self._streams[number]
-        self._flush()
-        self._rest()
+        self.flush()
+        self.rest()
 
     def drop(self, number: int) -> None:
         """End a call without an answer."""
@@ -321,14 +340,14 @@ class EnvoyConnection(asyncio.Protocol):
         if stream is not None:
             stream.abandon = None
             self._drop(number, stream, ErrorCodes.INTERNAL_ERROR)
-            self._flush()
-            self._rest()
+            self.flush()
+            self.rest()
 
     def _headers(self, number: int, fields: list[tuple[bytes, bytes]], *, last: bool = False) -> bool:
-        """Send header fields for a call; False if the peer has ended it, which the next event says."""
+        """Send header fields for a call; False if the peer has ended it or the connection, as the next event says."""
         try:
             self._h2.send_headers(number, fields, end_stream=last)
-        except (StreamClosedError, NoSuchStreamError):
+        except ProtocolError:
             return False
         return True
 
@@ -336,7 +355,7 @@ class EnvoyConnection(asyncio.Protocol):
         """Send what the windows allow of the answer, and its status with the rest."""
         try:
             self._send_open(number, stream)
-        except (StreamClosedError, NoSuchStreamError):
+        except ProtocolError:
             del self._streams[number]
 
     def _send_open(self, number: int, stream: _Stream) -> None:
@@ -349,36 +368,43 @@ class EnvoyConnection(asyncio.Protocol):
         self._h2.send_headers(number, [(b"grpc-status", b"%d" % _OK)], end_stream=True)
         del self._streams[number]
 
-    def _fail(self, number: int, stream: _Stream, status: int) -> None:
-        """Answer with an error of gRPC; what the peer still sends for this call is thrown away."""
+    def _fail(self, number: int, stream: _Stream, status: int, cause: CallError) -> None:
+        """Answer with an error of gRPC; of what the peer still sends for this call nothing is kept."""
+        self.listener.errors.add(cause)
         del self._streams[number]
         self._reopen(stream)
         status_field = (b"grpc-status", b"%d" % status)
         self._headers(number, [(b":status", b"200"), (b"content-type", b"application/grpc"), status_field], last=True)
+        if not stream.complete:
+            # RFC 9113 section 8.1. Otherwise the call would stay open for as long as the peer likes.
+            self._reset(number, ErrorCodes.NO_ERROR)
 
     def _drop(self, number: int, stream: _Stream, code: ErrorCodes) -> None:
         del self._streams[number]
         self._reopen(stream)
         if stream.abandon is not None:
             stream.abandon()
-        with suppress(StreamClosedError, NoSuchStreamError):
+        self._reset(number, code)
+
+    def _reset(self, number: int, code: ErrorCodes) -> None:
+        with suppress(ProtocolError):
             self._h2.reset_stream(number, code)
 
     def _reopen(self, stream: _Stream) -> None:
         """Let the peer send as much on the connection as this call has sent."""
-        if stream.unopened:
-            self._h2.increment_flow_control_window(stream.unopened)
-            stream.unopened = 0
+        self._open_window(stream.unopened)
+        stream.unopened = 0
 
-    def _flush(self) -> None:
-        if self._transport is not None and (data := self._h2.data_to_send()) and not self._transport.is_closing():
-            self._transport.write(data)
+    def _open_window(self, size: int) -> None:
+        if size:
+            with suppress(ProtocolError):
+                self._h2.increment_flow_control_window(size)
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """Start the time of an idle connection, or close it if it was announced."""
-        if self._streams or self._full or self._transport is None or self._transport.is_closing():
+        if self._streams or self.full or self.unread or not self.open:
             return
         if self._ending:
             self.leave()
-        elif self.deadline == _NEVER:
-            self.deadline = _now_ns() + self._listener.limits.keepalive_ns
+        elif self.deadline == NEVER:
+            self.deadline = _now_ns() + self.listener.limits.keepalive_ns

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from heapq import nsmallest
 from typing import Any, Final
 
@@ -17,9 +19,12 @@ from proxy.core.request.claims import fold
 from proxy.gateway.downstream.limits import DownstreamLimits
 from proxy.gateway.downstream.listener import Listener, Other
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.ext_authz.connection import EnvoyConnection
+from proxy.gateway.ext_authz.connection import ArrivedCall, EnvoyConnection
+from proxy.gateway.ext_authz.errors import ErrorCounters
 from proxy.gateway.ext_authz.messages import Call, MessageError, read_call
-from proxy.gateway.ext_authz.translation import answer_of, head_of, to_remove
+from proxy.gateway.ext_authz.translation import UNREADABLE, answer_of, head_of, to_remove
+from proxy.gateway.forward_auth import ForwardAuthPipeline
+from proxy.observe import defects
 
 _SPARE: Final = 64 * 1024
 """Bytes of a message beside what the limits of a head allow: field tags, a certificate, metadata of other filters."""
@@ -32,13 +37,23 @@ class EnvoyListener:
     """
 
     def __init__(
-        self, *, inner: Listener, stripped: Collection[bytes], places: Collection[bytes], secret_name: bytes
+        self,
+        *,
+        inner: Listener,
+        stripped: Collection[bytes],
+        places: Collection[bytes],
+        secret_name: bytes,
+        errors: ErrorCounters,
     ) -> None:
         self._inner = inner
+        self.errors = errors
         self.connections: set[EnvoyConnection] = set()
         self.others: set[Other] = set()
         self.waiting: set[Callable[[], None]] = set()
         self.arriving = 0
+        self.held_calls: dict[tuple[EnvoyConnection, int], ArrivedCall] = {}
+        """Calls that have arrived while none was decided. They are read by the settings that decide them."""
+        self._held = False
         self.draining = False
         self.empty = asyncio.Event()
         self._use(stripped, places, secret_name)
@@ -91,38 +106,45 @@ class EnvoyListener:
         idle = [(since, id(c), c) for c in self.connections if c.idle() and (since := c.idle_since()) < latest]
         return [connection for _, _, connection in nsmallest(most, idle)]
 
-    def decide(
-        self,
-        connection: EnvoyConnection,
-        number: int,
-        host: str,
-        message: bytes,
-        metadata: Sequence[tuple[bytes, bytes]],
-    ) -> None:
-        """Decide the call ``number`` of a connection, and answer it then."""
-        try:
-            call = read_call(message)
-        except MessageError:
-            connection.answer(number, None)
+    def decide(self, call: ArrivedCall) -> None:
+        """Decide a call of a connection, and answer it then; while calls are held, it waits as it has arrived."""
+        if self._held:
+            key = call.connection, call.number
+            self.held_calls[key] = call
+            call.connection.decides(call.number, partial(self.held_calls.pop, key, None))
             return
-        secrets = [value for name, value in metadata if fold(name) == self._secret_name]
-        head = head_of(call, secret_name=self._secret_name, secrets=secrets)
-        decision = _Decision(self, self._inner, connection, number, call)
-        decision.begin(host, head)
+        decision = _Decision(self, self._inner, call)
+        try:
+            decision.begin()
+        except Exception as error:  # noqa: BLE001 - only this call fails, not the others on its connection
+            defects.report("a call of Envoy could not be decided", error)
+            decision.end()
+
+    def head_of(self, call: ArrivedCall, read: Callable[[], Call], *, trusted: bool) -> bytes:
+        """The head of the forward-auth call. Of a peer that may not ask, no message is read: that can take long."""
+        name = self._secret_name
+        given = [(name, value) for field, value in call.metadata if name and fold(field) == name]
+        pipeline = self._inner.pipeline
+        assert isinstance(pipeline, ForwardAuthPipeline)
+        secret = pipeline.secret
+        if not trusted or (secret is not None and not secret.is_in(given)):
+            return UNREADABLE + b"\r\n"
+        return head_of(read(), secret_name=name, secrets=[value for _, value in given])
 
     def removed(self, call: Call, x: Exchange | None) -> list[str]:
         """The headers of an allowed request that the application must not get."""
-        credentials: set[bytes] = set()
+        lines: Counter[bytes] = Counter()
         if x is not None and (x.authorization is not None or x.presented is not None):
             if x.authorization is not None:
-                credentials.add(AUTHORIZATION)
+                lines[AUTHORIZATION] += 1
             if x.presented is not None:
-                credentials.update([name for name, _, _ in x.presented.fields])
+                lines.update([name for name, _, _ in x.presented.fields])
             if x.entry is None or x.presented is not None:
-                # As at the proxy: the application's own credentials pass (``phases.mutate``).
+                # As at the proxy: the application's own credentials pass (``phases.mutate``). But Envoy removes all
+                # lines of a header, so one passes only if none of its lines is patgate's.
                 foreign = self._inner.pipeline.authenticator.foreign_credentials(x)
-                credentials -= {line.partition(b":")[0].lower() for line in foreign.split(b"\r\n")}
-        return to_remove(call, stripped=self._stripped, places=self._places, credentials=credentials)
+                lines -= Counter([line.partition(b":")[0].lower() for line in foreign.split(b"\r\n")])
+        return to_remove(call, stripped=self._stripped, places=self._places, credentials=lines.keys())
 
     def counted(self, change: int) -> None:
         """Leave a connection in memory out of the number of open connections."""
@@ -143,17 +165,25 @@ class EnvoyListener:
         self._inner.follow(other._inner)
         if self.max_message > before:
             # The window for a message is that of the connection's first settings.
-            for connection in list(self.connections):
-                connection.end()
+            self.end_all()
         self._use(other._stripped, other._places, other._secret_name)
+
+    def end_all(self) -> None:
+        """End every connection once the calls that have begun on it are answered."""
+        for connection in list(self.connections):
+            connection.end()
 
     def hold(self) -> None:
         """Decide no call until ``release``; calls that arrive meanwhile wait."""
+        self._held = True
         self._inner.hold()
 
     def release(self) -> None:
         """Decide calls again, those that waited first."""
+        self._held = False
         self._inner.release()
+        while self.held_calls and not self._held:
+            self.decide(self.held_calls.pop(next(iter(self.held_calls))))
 
     def leave(self) -> None:
         """Ask every peer for no further calls on its connection."""
@@ -184,48 +214,62 @@ class EnvoyListener:
 class _Decision(asyncio.Transport):
     """The transport in memory of one forward-auth call: the response is written to it, and becomes the answer."""
 
-    def __init__(
-        self, listener: EnvoyListener, inner: Listener, connection: EnvoyConnection, number: int, call: Call
-    ) -> None:
+    def __init__(self, listener: EnvoyListener, inner: Listener, waiting: ArrivedCall) -> None:
         super().__init__()
         self._listener = listener
         self._inner = inner
-        self._connection = connection
-        self._number = number
-        self._call = call
+        self._waiting = waiting
+        self._call: Call | None = None
         self._client: Any = None
         self._answered = False
 
-    def begin(self, host: str, head: bytes) -> None:
-        """Begin to decide the call with this head, from the peer ``host``."""
-        inner = self._inner
+    def begin(self) -> None:
+        """Begin to decide the call."""
+        inner, waiting = self._inner, self._waiting
         inner.arriving += 1
-        self._client = client = inner.connection(host)
+        self._client = client = inner.connection(waiting.host)
         client.connection_made(self)
         self._listener.counted(1)
-        self._connection.decides(self._number, self.abandon)
-        client.data_received(head)
+        waiting.connection.decides(waiting.number, self.abandon)
+        try:
+            head = self._listener.head_of(waiting, self._read, trusted=client.peer_trusted)
+        except MessageError:
+            self._answered = True
+            waiting.connection.answer(waiting.number, None)
+            self.end()
+        else:
+            client.data_received(head)
+
+    def _read(self) -> Call:
+        self._call = call = read_call(self._waiting.message)
+        return call
 
     def abandon(self) -> None:
         """End the call, because the peer no longer wants its answer."""
         self._answered = True
-        self._end()
+        self.end()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Answer with a response, which comes whole."""
         if self._answered:
             return
-        self._answered = True
-        response = bytes(data)
-        allowed = response.startswith(b"HTTP/1.1 200 ")
-        removed = self._listener.removed(self._call, self._client.exchange) if allowed else []
-        self._connection.answer(self._number, answer_of(response, removed))
+        waiting, response = self._waiting, bytes(data)
+        try:
+            removed: list[str] = []
+            if self._call is not None and response.startswith(b"HTTP/1.1 200 "):
+                removed = self._listener.removed(self._call, self._client.exchange)
+            answer = answer_of(response, removed)
+        except Exception as error:  # noqa: BLE001 - only this call fails, not the others on its connection
+            defects.report("a call of Envoy could not be answered", error)
+        else:
+            self._answered = True
+            waiting.connection.answer(waiting.number, answer)
         # Later, because the exchange has yet to be recorded.
-        asyncio.get_running_loop().call_soon(self._end)
+        asyncio.get_running_loop().call_soon(self.end)
 
     def close(self) -> None:
         """End the connection, once the call that closes it has returned."""
-        asyncio.get_running_loop().call_soon(self._end)
+        asyncio.get_running_loop().call_soon(self.end)
 
     def abort(self) -> None:
         """End the connection; a call without an answer gets an error."""
@@ -256,7 +300,8 @@ class _Decision(asyncio.Transport):
     def resume_reading(self) -> None:
         """Nothing more arrives."""
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the connection in memory; a call without an answer gets an error."""
         client, self._client = self._client, None
         if client is None:
             return
@@ -264,4 +309,4 @@ class _Decision(asyncio.Transport):
         client.connection_lost(None)
         if not self._answered:
             self._answered = True
-            self._connection.drop(self._number)
+            self._waiting.connection.drop(self._waiting.number)

@@ -109,7 +109,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class MessageError(ValueError):
-    """Bytes that are no ``CheckRequest``."""
+    """Bytes that are no ``CheckRequest``, or one that contradicts itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +141,12 @@ def read_call(data: bytes) -> Call:
         raise MessageError("no CheckRequest") from error
     attributes = message.attributes
     http = attributes.request.http
-    raw = [(each.key, each.raw_value or each.value) for each in http.header_map.headers]
+    raw: list[tuple[bytes, bytes]] = []
+    for each in http.header_map.headers:
+        key, value, raw_value = each.key, each.value, each.raw_value
+        if value and raw_value and value != raw_value:
+            raise MessageError("a header with two values")
+        raw.append((key, raw_value or value))
     return Call(
         method=http.method,
         target=http.path,

@@ -5,9 +5,13 @@ Rules of this module:
    that could end its line or be read as another part is refused here; everything else is left to the parser.
 2. Where two parts of the description disagree (``:path`` and ``path``), the call is refused.
 3. The client's fields never stand for Envoy's: the shared secret is taken from the metadata of the call, and the
-   address of the client from ``source``.
+   address of the client from ``source``. Without one, ``X-Forwarded-For`` is left out, and the address is Envoy's.
 4. A requirement comes from Envoy's route only (``context_extensions``), and is read as in the path of a call.
-5. Fields of the client's connection and of its body are not described: Envoy forwards the request, patgate does not.
+5. Of lines that Envoy has joined by commas, those that may occur only once are two lines again: two credentials, two
+   destinations. A destination with a comma is written twice, and so refused: it cannot be told from two.
+6. Outside raw headers Envoy replaces bytes that are not UTF-8 by ``!``, and forwards them as they were. So a target or
+   a second target with a ``!`` is refused, unless the raw header confirms it.
+7. Fields of the client's connection and of its body are not described: Envoy forwards the request, patgate does not.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Final
 from proxy.core.request.claims import FAMILY_NAMES, fold
 from proxy.core.request.client_address import FORWARDED_FOR, REAL_IP, parse_entry
 from proxy.core.request.request_reading import TOKEN
+from proxy.core.request.second_targets import IF, JUDGED
 from proxy.gateway.described_request import ENVOY
 from proxy.gateway.ext_authz import messages
 from proxy.gateway.ext_authz.messages import Call
@@ -33,6 +38,8 @@ _REQUIRED: Final = frozenset((b"entity", b"operation", b"id", b"org"))
 """Extensions of Envoy's route that are a requirement; others belong to other filters."""
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9._~@:=-]++")
 
+_REPLACED: Final = b"!"
+"""What Envoy writes for bytes that are not UTF-8."""
 _PSEUDO: Final = (b":method", b":path", b":authority", b":scheme")
 _HOP: Final = frozenset(
     (
@@ -107,10 +114,17 @@ def _described(call: Call, secret_name: bytes) -> bytes | None:
             return None
         if name in _HOP or name == REAL_IP or fold(name) == secret_name:
             continue
+        if name == FORWARDED_FOR and not call.source:
+            continue
         if call.joined and name == b"authorization" and (second := _SECOND_CREDENTIAL.search(value)) is not None:
             lines.append(b"authorization: " + value[: second.start()] + b"\r\n")
             value = value[second.start() + 1 :]
+        if call.joined and fold(name) in JUDGED and (_REPLACED in value or (b"," in value and fold(name) != IF)):
+            # Twice, and therefore refused. (An ``If`` with a comma between its lists is refused anyway.)
+            lines.append(b"%b: %b\r\n" % (name, value))
         lines.append(b"%b: %b\r\n" % (name, value))
+    if _REPLACED in method + target and (call.joined or not seen >= {b":method", b":path"}):
+        return None
     if call.source:
         # Behind all that the client, and proxies before Envoy, have written: the end of the list is what counts.
         if parse_entry(call.source) is None:

@@ -5,14 +5,16 @@ Rules of this module:
    request is decided partly by one configuration and partly by another.
 2. PREPARE does everything that can fail and changes nothing. From HOLD on no request starts and none is decided;
    requests that arrive wait. COMMIT replaces the configuration and ends the hold; ABORT only ends the hold.
-3. An exchange that was decided continues as it was decided. Exchanges that are watched (``revalidate``) are judged
+3. Connections of ingresses end where new ones must show more: TLS, or a certificate of another CA.
+4. An exchange that was decided continues as it was decided. Exchanges that are watched (``revalidate``) are judged
    again by the new configuration, and cut if it refuses them.
-4. A COMMIT that fails leaves no configuration to run with: this process must end.
+5. A COMMIT that fails leaves no configuration to run with: this process must end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import ssl
 from collections.abc import Collection, Sequence
@@ -50,6 +52,10 @@ class ListeningServer(Protocol):
         """Accept no more; open connections stay."""
         ...
 
+    def abort(self) -> None:
+        """Accept no more, and close the connections whose handshake is not complete."""
+        ...
+
 
 class ServedListener(Accepting, Protocol):
     """A listener, as far as reload and drain need it (``downstream.listener`` has the meanings)."""
@@ -62,6 +68,8 @@ class ServedListener(Accepting, Protocol):
     def sweep(self, now_ns: int) -> None: ...  # noqa: D102
 
     def follow(self, other: Any) -> None: ...  # noqa: D102
+
+    def end_all(self) -> None: ...  # noqa: D102
 
     def hold(self) -> None: ...  # noqa: D102
 
@@ -76,11 +84,18 @@ class ServedListener(Accepting, Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class Port:
-    """One listener of this worker, with its inherited sockets and its acceptors."""
+    """One listener of this worker, with its inherited sockets and its acceptors; ``terms`` as in ``tls_terms``."""
 
     listener: ServedListener
     fds: tuple[int, ...]
     servers: list[ListeningServer] = field(default_factory=list)
+    terms: bytes | None = None
+
+    def end_connections(self) -> None:
+        """Close what was connected by terms that no longer hold."""
+        for server in self.servers:
+            server.abort()
+        self.listener.end_all()
 
     def close(self) -> None:
         """Accept no more."""
@@ -151,6 +166,7 @@ class _Prepared:
     routes: RouteTable
     upstreams: dict[str, UpstreamPool]
     contexts: dict[str, ssl.SSLContext | None]
+    terms: dict[str, bytes | None]
     secrets: dict[str, PeerSecret | None]
     fds: dict[str, tuple[int, ...]]
 
@@ -203,6 +219,7 @@ class Reloader:
             routes = route_table(settings, running.places)
             upstreams = running.proxy.upstreams.prepare(settings.upstreams)
             contexts = {name: listener_context(name, settings) for name in running.deciders}
+            terms = {name: tls_terms(name, settings) for name in running.deciders}
             secrets = {name: peer_secret(name, settings) for name in running.entries}
             await self._worker.resolve(tuple(upstreams.values()), _RESOLVE_SECONDS)
         except (OSError, ssl.SSLError, SharedSecretError) as error:
@@ -219,6 +236,7 @@ class Reloader:
             routes=routes,
             upstreams=upstreams,
             contexts=contexts,
+            terms=terms,
             secrets=secrets,
             fds=fds,
         )
@@ -258,12 +276,15 @@ class Reloader:
             if not fds:
                 continue
             listener = worker.listener(name, pipeline, new.identity, new.settings)
-            context = new.contexts[name]
+            context, terms = new.contexts[name], new.terms[name]
             if port is None:
-                running.ports[name] = port = Port(listener=listener, fds=fds)
+                running.ports[name] = port = Port(listener=listener, fds=fds, terms=terms)
                 await worker.accept(name, port, new.settings, context)
                 continue
             port.listener.follow(listener)
+            if name in running.entries and _excludes(terms, port.terms):
+                port.end_connections()
+            port.terms = terms
             if context is not None or _sockets(port.fds) != _sockets(fds) or _other_terms(before, new.settings):
                 former, port.fds = port.fds, fds
                 await worker.accept(name, port, new.settings, context)
@@ -306,6 +327,24 @@ def listener_context(name: str, settings: Settings) -> ssl.SSLContext | None:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
+
+
+def tls_terms(name: str, settings: Settings) -> bytes | None:
+    """What the listener called ``name`` demands of a peer that connects. Raises OSError.
+
+    None: nothing; b"": TLS; else a digest of the CA certificates, one of which must have issued the peer's.
+    """
+    own = dict(settings.listen.for_ingresses()).get(name)
+    tls = settings.listen.proxy.tls if name == PROXY else None if own is None else own.tls
+    if tls is None:
+        return None
+    ca = tls.client_ca if isinstance(tls, IngressTls) else None
+    return b"" if ca is None else hashlib.sha256(ca.read_bytes()).digest()
+
+
+def _excludes(terms: bytes | None, before: bytes | None) -> bool:
+    """Whether a peer that has connected by the terms ``before`` might be unable to by ``terms``."""
+    return terms not in (None, before) and (terms != b"" or before is None)
 
 
 def _server_context(tls: Tls | IngressTls) -> ssl.SSLContext:

@@ -27,6 +27,7 @@ from proxy.core.kinds import WORDS
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import AcceptCounters
 from proxy.gateway.downstream.listener_factory import EXT_AUTHZ, FORWARD_AUTH
+from proxy.gateway.ext_authz.errors import ErrorCounters
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
@@ -37,7 +38,7 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.process.drain import drain
-from proxy.gateway.process.reload import Port, Reloader, Running, ServedListener, listener_context
+from proxy.gateway.process.reload import Port, Reloader, Running, ServedListener, listener_context, tls_terms
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import UpstreamPool
@@ -116,6 +117,7 @@ class Worker:
         )
         self._tokens = tokens
         self._tally = AcceptCounters()
+        self._call_errors = ErrorCounters()
         self._watch = UpstreamWatch(SystemResolver(), self._log)
         self._link = AuthorityLink(
             settings.data_dir / "link.sock", slot=slot, cache=self._cache, on_state=self._link_state
@@ -254,6 +256,7 @@ class Worker:
                 running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
                 try:
                     context = listener_context(name, settings)
+                    port.terms = tls_terms(name, settings)
                 except (OSError, ValueError):
                     # They were valid when patgate started; this process started later, when they were not any more.
                     message = "a certificate, its key or client_ca cannot be read, or is not in PEM form"
@@ -267,7 +270,8 @@ class Worker:
         counted = running.recorder.snapshot(
             hits=authenticator.hits, misses=authenticator.misses, entries=len(self._cache), lag=lag
         )
-        return merge((counted, self._watch.snapshot(), self._tally.snapshot(), defects.snapshot()))
+        others = (self._watch, self._tally, self._call_errors)
+        return merge((counted, *(each.snapshot() for each in others), defects.snapshot()))
 
     def responder(self, settings: Settings) -> Responder:
         """The builder of the gateway's own responses."""
@@ -291,6 +295,7 @@ class Worker:
             stripped=identity.stripped | listener_factory.folded(settings.headers.dropped),
             places=presented_fields(settings, websocket=False) | {AUTHORIZATION},
             secret_name=b"".join(listener_factory.secret_names(settings, name)),
+            errors=self._call_errors,
         )
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterator
 from itertools import takewhile
-from typing import Final
 
 from proxy.core.model import Access
 from proxy.core.request.claims import fold
 from proxy.core.request.query import ANY
-from proxy.core.routes import REST, PatternError, captures, validate_id, validate_prefix
+from proxy.core.routes import REST, PatternError, captures, folded_case, validate_id, validate_prefix
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, suggestion
 from proxy.settings.sections.routes import RouteSettings
 from proxy.settings.values import quoted
-
-_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def meanings(candidate: Candidate) -> Iterator[RuleViolation]:
@@ -130,7 +127,7 @@ def covers(first: RouteSettings, second: RouteSettings) -> bool:
 
 
 def _segments(first: RouteSettings, second: RouteSettings) -> tuple[list[str], list[str]]:
-    """The segments of two patterns, comparable by value: literals of a pattern that ignores case in lower case.
+    """The segments of two patterns, comparable by value: literals of a pattern that ignores case are folded.
 
     A pattern that does not ignore case never covers one that does, except by captures.
     """
@@ -144,7 +141,7 @@ def _segments(first: RouteSettings, second: RouteSettings) -> tuple[list[str], l
 
 
 def _folded(segment: str) -> str:
-    return segment if segment.startswith("{") else segment.translate(_LOWER)
+    return segment if segment.startswith("{") else folded_case(segment)
 
 
 def has_letters(segment: str) -> bool:

@@ -46,7 +46,7 @@ class RouteSettings(Section):
     query: Annotated[dict[QueryName, QueryValue], Field(min_length=1)] | None = None
     """Match only requests with these query parameters; a request that repeats one or spells it otherwise is refused."""
     fold_case: bool = False
-    """For a denied route: match ASCII letters in any case, because the backend does."""
+    """For a denied route: match letters in any case, because the backend does."""
     strip_prefix: PathPrefix | None = None
     """First segments of the path that the backend does not get; it finds them in `X-Forwarded-Prefix`."""
     allow: tuple[Literal["encoded_slash", "encoded_percent", "semicolon", "empty_segment"], ...] = ()

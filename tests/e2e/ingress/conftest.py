@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.ingress import matrix
 from tests.support.gateway import Patgate, Token
-from tests.support.ingress import ENVOY_GRPC, INGRESSES, Ingress, envoy_grpc
+from tests.support.ingress import INGRESSES, Ingress, asked_port
 from tests.support.plugin import EDITOR, ROLES, ROUTES, VIEWER
 from tests.support.pool import Pool
 from tests.support.recorder import Recorder, answer_ok
@@ -30,9 +30,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Give the reports of a test its row and ingress, also those that another process makes."""
     mark = item.get_closest_marker("row")
     if mark is not None and isinstance(item, pytest.Function):
-        # Envoy over gRPC has no column.
-        for name in [value for value in item.callspec.params.values() if value in INGRESSES][:1]:
-            item.user_properties.append(("row", (str(mark.args[0]), str(name))))
+        (name,) = [value for value in item.callspec.params.values() if value in INGRESSES]
+        item.user_properties.append(("row", (str(mark.args[0]), str(name))))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -96,19 +95,14 @@ def started(
 
         def start(name: str) -> Ingress:
             if name not in running:
-                grpc = name == ENVOY_GRPC
-                asks = asked.ext_authz_port if grpc else asked.forward_auth_port
-                start_one = envoy_grpc if grpc else INGRESSES[name]
-                directory = tmp_path_factory.mktemp(name)
-                running[name] = stack.enter_context(
-                    start_one(directory, application=application.port, forward_auth=asks)
-                )
+                ports = {"application": application.port, "forward_auth": asked_port(name, asked)}
+                running[name] = stack.enter_context(INGRESSES[name](tmp_path_factory.mktemp(name), **ports))
             return running[name]
 
         yield start
 
 
-@pytest.fixture(scope="module", params=[*INGRESSES, ENVOY_GRPC])
+@pytest.fixture(scope="module", params=INGRESSES)
 def ingress(request: pytest.FixtureRequest, started: Callable[[str], Ingress]) -> Ingress:
     return started(request.param)
 

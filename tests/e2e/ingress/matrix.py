@@ -22,6 +22,10 @@ YES: Final = "yes"
 FAILED: Final = "**failed**"
 
 
+TITLES: Final = {"envoy-grpc": "envoy over gRPC"}
+"""Column heads that are not the ingress's name."""
+
+
 class Row(StrEnum):
     """A promise that the suite proves for every ingress."""
 
@@ -97,7 +101,8 @@ def cell(row: Row, ingress: str) -> str:
 
 def table(failed: frozenset[tuple[str, str]] = frozenset()) -> str:
     """The matrix, with the cells of ``failed`` (row, ingress) as failed."""
-    lines = ["| | " + " | ".join(INGRESSES) + " |", "|---" * (len(INGRESSES) + 1) + "|"]
+    titles = [TITLES.get(name, name) for name in INGRESSES]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(INGRESSES) + 1) + "|"]
     for row in Row:
         cells = [FAILED if (row, name) in failed else cell(row, name) for name in INGRESSES]
         lines.append(f"| {row} | {' | '.join(cells)} |")

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.ingress.matrix import Row
 from tests.e2e.ingress.streams import BLOCK, Streams
 from tests.support.gateway import Patgate, Token
-from tests.support.ingress import INGRESSES, Ingress
+from tests.support.ingress import INGRESSES, Ingress, asked_port
 from tests.support.plugin import EDITOR
 from tests.support.rawhttp import Connection, ConnectionEnded, Response
 from tests.support.recorder import Recorded, Recorder
@@ -31,7 +31,7 @@ def before_streams(
 ) -> Iterator[Ingress]:
     """Each ingress in front of ``streams``."""
     directory = tmp_path_factory.mktemp(request.param)
-    ports = {"application": streams.port, "forward_auth": asked.forward_auth_port}
+    ports = {"application": streams.port, "forward_auth": asked_port(request.param, asked)}
     with INGRESSES[request.param](directory, **ports) as running:
         yield running
 

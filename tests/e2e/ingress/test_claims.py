@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate, Token
-from tests.support.ingress import INGRESSES, Ingress
+from tests.support.ingress import INGRESSES, Ingress, asked_port
 from tests.support.plugin import EDITOR
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
@@ -356,7 +356,8 @@ def socket_ingress(
     """Each ingress in front of a WebSocket server."""
     port = sockets.ask("serve", subprotocols=[])
     directory = tmp_path_factory.mktemp(request.param)
-    with INGRESSES[request.param](directory, application=port, forward_auth=asked.forward_auth_port) as running:
+    ports = {"application": port, "forward_auth": asked_port(request.param, asked)}
+    with INGRESSES[request.param](directory, **ports) as running:
         yield running
 
 

@@ -14,19 +14,18 @@ from tests.e2e.ingress.matrix import NOTES, Row
 from tests.support.ingress import INGRESSES
 
 HERE = Path(__file__).parent
+ABOUT_ONE = ("test_haproxy", "test_kubernetes")
+"""Modules about one program, which are no part of the suite."""
 
 
 def suite() -> Iterator[tuple[str, FunctionType]]:
     """Every test of the suite that runs through an ingress, with its module."""
     for path in sorted(HERE.glob("test_*.py")):
-        if path != Path(__file__):
+        if path != Path(__file__) and path.stem not in ABOUT_ONE:
             module = importlib.import_module(f"tests.e2e.ingress.{path.stem}")
             for name, test in inspect.getmembers(module, inspect.isfunction):
                 if name.startswith("test_"):
                     yield path.stem, test
-
-
-PARAMS = ("INGRESSES", "[*INGRESSES, ENVOY_GRPC]")
 
 
 def fixtures_of_every_ingress() -> set[str]:
@@ -36,7 +35,7 @@ def fixtures_of_every_ingress() -> set[str]:
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.FunctionDef) and any(
                 isinstance(decorator, ast.Call)
-                and any(each.arg == "params" and ast.unparse(each.value) in PARAMS for each in decorator.keywords)
+                and any(each.arg == "params" and ast.unparse(each.value) == "INGRESSES" for each in decorator.keywords)
                 for decorator in node.decorator_list
             ):
                 found.add(node.name)

@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate, Token
-from tests.support.ingress import ENVOY_GRPC, INGRESSES, Ingress, envoy_grpc
+from tests.support.ingress import INGRESSES, Ingress, asked_port
 from tests.support.plugin import EDITOR, ROLES, ROUTES
 from tests.support.process import wait_until
 from tests.support.rawhttp import Connection, Response
@@ -97,15 +97,10 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Se
         node.add_user(EDITOR, "editor")
         ingresses = {
             name: stack.enter_context(
-                start(tmp_path_factory.mktemp(name), application=application.port, forward_auth=node.forward_auth_port)
+                start(tmp_path_factory.mktemp(name), application=application.port, forward_auth=asked_port(name, node))
             )
             for name, start in INGRESSES.items()
         }
-        ingresses[ENVOY_GRPC] = stack.enter_context(
-            envoy_grpc(
-                tmp_path_factory.mktemp(ENVOY_GRPC), application=application.port, forward_auth=node.ext_authz_port
-            )
-        )
         watched = Outage(node, application, ingresses)
         watched.wait_for_verdicts()
 
@@ -146,7 +141,7 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Se
         yield watched.seen
 
 
-@pytest.fixture(params=[*INGRESSES, ENVOY_GRPC])
+@pytest.fixture(params=INGRESSES)
 def seen(request: pytest.FixtureRequest, outage: Mapping[str, Seen]) -> Seen:
     return outage[request.param]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate
-from tests.support.ingress import INGRESSES, Ingress
+from tests.support.ingress import INGRESSES, Ingress, asked_port
 from tests.support.plugin import EDITOR, ROLES, ROUTES
 from tests.support.pool import Pool
 from tests.support.rawhttp import Connection
@@ -40,7 +40,7 @@ def node(preset: str, gateways: Pool) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "identity": {"preset": preset},
-        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
+        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}, "ext_authz": {"trusted": ["127.0.0.1/32"]}},
         "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
         "roles": ROLES,
         "routes": ROUTES,
@@ -59,7 +59,7 @@ def ingress(
     application: Recorder,
 ) -> Iterator[Ingress]:
     directory = tmp_path_factory.mktemp(request.param)
-    ports = {"application": application.port, "forward_auth": node.forward_auth_port}
+    ports = {"application": application.port, "forward_auth": asked_port(request.param, node)}
     with INGRESSES[request.param](directory, **ports, names=PRESETS[preset]) as running:
         yield running
 

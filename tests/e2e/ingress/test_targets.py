@@ -101,6 +101,7 @@ def test_no_header_with_another_host_changes_the_route(name: str, ingress: Ingre
     [
         *(("open.example", True), ("OPEN.example", True), ("open.example:8443", True), ("closed.example", False)),
         *(("elsewhere.example", False), ("open.example.", None), ("open.example, closed.example", False)),
+        *(("closed.example,open.example", False), ("closed.example, open.example", False)),
         *(("closed.example@open.example", False), ("open.example/..", False), ("", False), ("open_example", False)),
     ],
 )
@@ -135,6 +136,18 @@ def test_a_url_for_a_closed_host_is_refused_whatever_host_stands_beside_it(
     response = ask(ingress, "GET", target, host)
     assert response is None or response.status in (400, 403, 404)
     assert behind.requests == []
+
+
+@pytest.mark.row(Row.ABSOLUTE)
+@pytest.mark.parametrize("scheme", ["http", "HTTP", "https", "Https", "ftp", "ws", "x"])
+def test_of_a_url_only_the_path_arrives(scheme: str, ingress: Ingress, behind: Recorder) -> None:
+    """Servers disagree about the path of a URL whose scheme they do not know."""
+    response = ask(ingress, "GET", f"{scheme}://gateway/public/x?y=z")
+    if response is not None and response.status == 200:
+        assert behind.last().target == b"/public/x?y=z"
+    else:
+        assert response is None or response.status in (400, 403, 404)
+        assert behind.requests == []
 
 
 @pytest.mark.row(Row.ABSOLUTE)

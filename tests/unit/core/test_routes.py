@@ -335,16 +335,33 @@ def test_a_route_knows_its_prefix_as_it_is_sent() -> None:
     assert Route(index=0, path="/café/**").prefix == b""
 
 
-def test_a_denied_route_can_ignore_the_case_of_ascii_letters() -> None:
+def test_a_denied_route_can_ignore_letter_case_by_every_rule_of_unicode() -> None:
     routes = table(
         {"path": "/Admin/é/{x}", "access": Access.DENIED, "fold_case": True},
         {"path": "/ADMIN/é/x", "access": Access.PUBLIC},
         {"path": "/**", "access": Access.PUBLIC},
     )
-    for path in ("/Admin/é/x", "/admin/é/X", "/ADMIN/é/x", "/aDMIN/é/y", "/admin/é/z"):
+    for path in (
+        "/Admin/é/x",
+        "/admin/é/X",
+        "/ADMIN/é/x",
+        "/aDMIN/é/y",
+        "/admin/É/z",
+        "/adm\u0131n/é/z",
+        "/ADM\u0130N/é/z",
+    ):
         assert matched(routes, "GET", path) == ("/Admin/é/{x}", None, None, "list", None), path
-    for path in ("/admin/É/x", "/admins/é/x", "/admin/é/", "/admin", "/ADMIN/é/x/y", "/\u212admin/é/x"):
+    for path in ("/admin/e/x", "/admins/é/x", "/admin/é/", "/admin", "/ADMIN/é/x/y", "/\u212admin/é/x"):
         assert matched(routes, "GET", path) == ("/**", None, None, "list", None), path
+
+
+def test_letters_that_some_servers_take_for_ascii_letters_are_no_way_around_a_denied_route() -> None:
+    """For Java's ``equalsIgnoreCase`` and Go's ``EqualFold`` the long s is an s, and the Kelvin sign a k."""
+    routes = table(
+        {"path": "/backups/**", "access": Access.DENIED, "fold_case": True}, {"path": "/**", "access": Access.PUBLIC}
+    )
+    for path in ("/backups/x", "/bac\u212aups/x", "/backup\u017f/x", "/BAC\u212aUP\u017f/x"):
+        assert matched(routes, "GET", path) == ("/backups/**", None, None, "list", None), path
 
 
 def test_only_a_denied_route_can_ignore_letter_case() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -14,9 +15,12 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
 from proxy.core.ipc.shared_memory import SLOT_LEASE
+from proxy.gateway.described_request import DESCRIBING_FIELDS
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.ext_authz import connection as served
+from proxy.gateway.ext_authz.errors import ErrorCounters
 from proxy.gateway.ext_authz.listener import EnvoyListener
+from proxy.gateway.forward_auth import ForwardAuthPipeline, PeerSecret
 from tests.unit.gateway.ext_authz.calls import check
 from tests.unit.gateway.ext_authz.envoy import Envoy
 from tests.unit.gateway.ingress import entry
@@ -43,15 +47,26 @@ class Place:
 
 
 @asynccontextmanager
-async def place(*, secret_name: bytes = b"", **facts: Any) -> AsyncIterator[Place]:
+async def place(*, secret: bytes = b"", **facts: Any) -> AsyncIterator[Place]:
+    """A place; ``secret`` is what each call must contain."""
     made: list[EnvoyListener] = []
+    secret_name = b"x-patgate-secret" if secret else b""
+    if secret:
+        facts["describing"] = (*DESCRIBING_FIELDS, secret_name)
 
     def outer(inner: Listener) -> EnvoyListener:
-        made.append(EnvoyListener(inner=inner, stripped=IDENTITY.stripped, places=PLACES, secret_name=secret_name))
+        made.append(
+            EnvoyListener(
+                inner=inner, stripped=IDENTITY.stripped, places=PLACES, secret_name=secret_name, errors=ErrorCounters()
+            )
+        )
         return made[0]
 
     async with entry(entrance=Entrance(seen_by_acceptor=outer), **facts) as gateway:
         here = Place(gateway, made[0])
+        pipeline = gateway.listener.pipeline
+        assert isinstance(pipeline, ForwardAuthPipeline)
+        pipeline.limit(8192, 30.0, PeerSecret(secret_name, [hashlib.sha256(secret).digest()]) if secret else None)
 
         async def sweep() -> None:
             while True:
@@ -81,6 +96,26 @@ async def test_an_allowed_call_gets_every_identity_header_and_what_to_remove() -
         assert (found.code, found.names["X-Auth-User"], found.names["X-Auth-Org"]) == (0, "usr7", "")
         assert found.removed == ["authorization", "x_auth.role"]
         assert {action for _, _, action in found.headers} == {2}
+
+
+@pytest.mark.parametrize("own", [b"the-applications", b""])
+async def test_a_header_with_a_token_in_one_of_its_lines_is_removed_whole(own: bytes) -> None:
+    """Envoy removes headers by name. On a public route the token decides nothing, and is still no one's business."""
+    async with place() as here:
+        token = here.gateway.admit().token.encode()
+        for lines in ((own, token), (token, own)):
+            message = check(path=b"/open/x", **raw(*((b"x-api-key", line) for line in lines)))
+            found = await (await here.envoy()).call(message)
+            assert (found.code, found.removed) == (0, ["x-api-key"])
+
+
+async def test_two_destinations_that_envoy_has_joined_are_two_destinations() -> None:
+    """A backend may take either line; a path with a comma cannot be told from two lines."""
+    async with place() as here:
+        envoy = await here.envoy()
+        joined = (here.login(), (b"destination", b"/v1/things/1,/shut/x"))
+        found = await envoy.call(check(method=b"COPY", path=b"/open/x", joined=joined))
+        assert (found.status, found.code) == (400, 7) and b"second_target_invalid" in found.body, found.body
 
 
 async def test_a_credential_of_the_application_stays_and_patgates_does_not() -> None:
@@ -151,6 +186,15 @@ async def test_a_requirement_of_envoys_route_decides(extensions: dict[str, str],
             assert f'"reason": "{reason}"'.encode() in found.body, found.body
 
 
+async def test_without_a_source_the_client_in_the_log_is_envoy_and_nobody_whom_the_client_names() -> None:
+    """Envoy at a unix socket names none."""
+    async with place() as here:
+        await (await here.envoy()).call(check(**raw((b"x-forwarded-for", b"203.0.113.1"))))
+        await until(lambda: here.gateway.access)
+        seen = here.gateway.access[0]
+        assert seen.get("client", seen["peer"]) == "127.0.0.1", seen
+
+
 async def test_the_client_in_the_log_is_the_source_of_the_call() -> None:
     async with place() as here:
         await (await here.envoy()).call(check(source=b"192.0.2.7", **raw((b"x-forwarded-for", b"203.0.113.1"))))
@@ -217,14 +261,14 @@ async def test_incomplete_messages_end_at_their_deadline_and_give_the_window_bac
 
 async def test_a_call_that_waits_for_the_authority_ends_when_envoy_abandons_it() -> None:
     async with place() as here:
-        here.gateway.listener.hold()
+        here.listener.hold()
         envoy = await here.envoy()
         number = envoy.begin(check(path=b"/open/x"))
-        await until(lambda: here.gateway.listener.connections)
+        await until(lambda: here.listener.held_calls)
         envoy.h2.reset_stream(number, ErrorCodes.CANCEL)
         envoy.flush()
-        await until(lambda: not here.gateway.listener.connections)
-        here.gateway.listener.release()
+        await until(lambda: not here.listener.held_calls)
+        here.listener.release()
         assert (await envoy.call(check(path=b"/open/x"))).code == 0
 
 
@@ -244,7 +288,7 @@ async def test_calls_that_arrive_during_a_reload_wait_for_it() -> None:
         envoy = await here.envoy()
         here.listener.hold()
         number = envoy.begin(check(path=b"/open/x"))
-        await until(lambda: here.gateway.listener.connections)
+        await until(lambda: here.listener.held_calls)
         assert number not in envoy.ended
         here.listener.release()
         await until(lambda: number in envoy.ended)
@@ -267,7 +311,7 @@ async def test_a_drain_answers_calls_that_have_begun_announces_the_end_and_close
         idle, busy = await here.envoy(), await here.envoy()
         here.listener.hold()
         number = busy.begin(check(path=b"/open/x"))
-        await until(lambda: here.gateway.listener.connections)
+        await until(lambda: here.listener.held_calls)
         here.listener.leave()
         await until(lambda: idle.goaway and busy.goaway)
         here.listener.drain()
@@ -313,7 +357,7 @@ async def test_open_connections_are_counted_and_calls_are_not() -> None:
         envoy = await here.envoy()
         here.listener.hold()
         envoy.begin(check(path=b"/open/x"))
-        await until(lambda: here.gateway.listener.connections)
+        await until(lambda: here.listener.held_calls)
         assert here.gateway.recorder.connections == 1
         await envoy.close()
         await until(lambda: here.gateway.recorder.connections == 0)

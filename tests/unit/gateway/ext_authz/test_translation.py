@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from proxy.gateway.ext_authz.messages import MessageError, read_call
@@ -83,7 +85,10 @@ def test_a_requirement_of_envoys_route_is_that_of_the_call_and_other_extensions_
         )
 
 
-@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05ab", b"\xff" * 12, part(1, b"\x22\x7f")])
+TWO_VALUES = part(13, part(1, part(1, b"x-a") + part(2, b"1") + part(3, b"2")))
+
+
+@pytest.mark.parametrize("data", [b"\x0a", b"\x0a\x05ab", b"\xff" * 12, part(1, b"\x22\x7f"), check(more=TWO_VALUES)])
 def test_bytes_that_are_no_message_are_an_error(data: bytes) -> None:
     with pytest.raises(MessageError):
         read_call(data)
@@ -91,6 +96,23 @@ def test_bytes_that_are_no_message_are_an_error(data: bytes) -> None:
 
 def test_a_missing_host_or_source_is_left_to_the_parser_and_the_lists_of_proxies() -> None:
     assert head(check(host=b"")) == b"GET /envoy/v1/things/1 HTTP/1.1\r\n\r\n"
+
+
+@pytest.mark.parametrize("odd", [{"path": b"/v1/a!b"}, {"path": b"/v1/a?q=!"}, {"method": b"GE!"}])
+def test_a_target_that_envoy_may_have_rewritten_is_refused(odd: dict[str, Any]) -> None:
+    """Outside a raw header, Envoy writes ``!`` for bytes that are not UTF-8, and forwards these bytes."""
+    sent = [(b":path", odd.get("path", b"/v1/things/1")), (b":method", odd.get("method", b"GET"))]
+    assert head(check(joined=sent, **odd)) == REFUSED
+    assert head(check(**odd)) == REFUSED
+    assert head(check(raw=sent[:1], **odd)) == REFUSED
+    assert head(check(raw=sent, **odd)) != REFUSED
+
+
+@pytest.mark.parametrize("name", [b"destination", b"Destination", b"if", b"x_destination"])
+def test_a_second_target_that_envoy_may_have_rewritten_is_repeated_and_so_refused(name: bytes) -> None:
+    made = head(check(joined=[(name, b"/v1/a!b")]))
+    assert made.count(b"/v1/a!b\r\n") == (1 if name == b"x_destination" else 2)
+    assert head(check(raw=[(name, b"/v1/a!b")])).count(b"/v1/a!b\r\n") == 1
 
 
 @pytest.mark.parametrize("name", [b"Connection", b"content-length", b"te", b"upgrade", b"Expect", b"Transfer-Encoding"])

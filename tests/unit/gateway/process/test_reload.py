@@ -21,7 +21,8 @@ from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import ProxyPipeline
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
-from tests.unit.gateway.ingress import Wire
+from tests.unit.gateway.ingress import ORIGINAL, Wire, ask_on
+from tests.unit.gateway.ingress import entry as forward_auth
 from tests.unit.gateway.kit import (
     IDENTITY,
     TOKENS,
@@ -152,6 +153,37 @@ async def test_a_request_that_waits_for_the_authority_is_decided_by_the_new_rout
             release(gateway)
             answer.set()
         assert (await client.answer()).reason == "route_denied"
+
+
+async def test_a_call_that_waits_for_the_authority_is_refused_if_its_ingress_is_trusted_no_longer(
+    tmp_path: Path,
+) -> None:
+    minted = TOKENS.mint(Kind.PAT)
+    go_on = asyncio.Event()
+    async with (
+        authority_at(tmp_path / "link.sock") as authority,
+        forward_auth(link_path=tmp_path / "link.sock", page=make_page()) as gateway,
+    ):
+        authority.grants[minted.prefix] = make_grant(minted)
+
+        async def late(message: dict[str, object]) -> dict[str, object] | None:
+            await go_on.wait()
+            return authority.usual(message)
+
+        authority.answers["resolve"] = late
+        client, pipeline = await gateway.client(), gateway.listener.pipeline
+        asked = asyncio.create_task(ask_on(client, "/nginx", ORIGINAL, f"Authorization: Bearer {minted.token}"))
+        await until(lambda: authority.asked["resolve"] == 1)
+        gateway.listener.hold()
+        pipeline.hold()
+        pipeline.follow(pipeline.routes, responder(), gateway.identity)
+        gateway.listener.trusted = ()
+        gateway.listener.follow(gateway.listener)
+        pipeline.release()
+        gateway.listener.release()
+        go_on.set()
+        answer = await asked
+        assert (answer.status, answer.reason) == (403, "peer_untrusted")
 
 
 async def endless(connection: BackendConnection) -> None:
