@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# How many tests run at a time: four, because most of them wait for something; three on one core.
-WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 4)))
+# How many tests run at a time: six, because most of them wait for something; three on one core.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 6)))
 SOAK_ARGS ?=
 MUTATE_ARGS ?=
 FUZZ_SECONDS ?= 60
@@ -37,6 +37,8 @@ COMPILED := build/compiled
 OTHER     = build/against/$(AGAINST)
 SOURCES   = $(shell find proxy -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
 PIP_LOCK := -m pip --disable-pip-version-check install -qq --require-hashes
+# For environments of which the tests import a small part: a module is compiled when it is first imported.
+PIP_PART := $(PIP_LOCK) --no-compile
 COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --quiet --no-header --generate-hashes \
             --allow-unsafe --strip-extras --annotation-style=line --newline=lf --no-emit-index-url \
             --no-emit-trusted-host --no-emit-find-links --no-emit-options
@@ -205,12 +207,12 @@ $(OTHER)/.ready: $(SPEED)/.ready-dev | system
 
 $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
 	@echo "installing the third-party backends of the tests into $(BACKENDS)"
-	@$(BACKENDS)/bin/python $(PIP_LOCK) -r $<
+	@$(BACKENDS)/bin/python $(PIP_PART) -r $<
 	@touch $@
 
 $(CLIENTS)/.ready: tests/clients/requirements.lock tests/clients/npm/package-lock.json | $(CLIENTS)/bin/python
 	@echo "installing the clients and backends of the recipes into $(CLIENTS)"
-	@$(CLIENTS)/bin/python $(PIP_LOCK) -r $<
+	@$(CLIENTS)/bin/python $(PIP_PART) -r $<
 	@mkdir -p $(CLIENTS)/npm && cp tests/clients/npm/package.json tests/clients/npm/package-lock.json $(CLIENTS)/npm
 	@cd $(CLIENTS)/npm && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

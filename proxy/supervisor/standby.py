@@ -2,8 +2,8 @@
 
 Rules (the spare's own rules are in ``proxy.standby``):
 
-1. At most one spare of each kind. The first starts a moment after the gateway, the next when the process that the last
-   one became is ready or has failed.
+1. At most one spare of each kind. The first starts some seconds after the gateway or after a reload, the next when the
+   process that the last one became is ready or has failed.
 2. Only a spare that has reported that it stands by gets a command; before that, a new process is as fast.
 3. A spare is optional: a failed start or a death is logged once and retried after a delay, and does not count as a
    death of a child.
@@ -20,8 +20,9 @@ from proxy.supervisor.child import STDERR_FD, Child, ChildSpec
 
 AGAIN_SECONDS: Final = 10.0
 """Delay before the retry after a spare died or could not be started."""
-FIRST_SECONDS: Final = 2.0
-"""Delay of the first spare after a start: until then the serving children have the processor for themselves."""
+FIRST_SECONDS: Final = 5.0
+"""Delay of the first spare after a start or a reload: until then the serving children have the processor for
+themselves, and reloads in quick succession load no spare each."""
 
 
 class Spares:
@@ -66,11 +67,11 @@ class Spares:
     async def replace(self, spec: ChildSpec) -> None:
         """End the current spare, which loaded an outdated configuration, and keep spares of ``spec`` instead."""
         self._spec = spec
-        self._outdated = self._child is not None
+        self._outdated |= self._child is not None
         await self.end()
 
     async def keep(self, *, after: float = 0.0) -> None:
-        """Keep a spare until cancelled; the first starts ``after`` seconds from now."""
+        """Keep a spare until cancelled; the first starts ``after`` seconds from now, or from a ``replace``."""
         if after:
             await asyncio.sleep(after)
         while True:
@@ -84,6 +85,7 @@ class Spares:
                 await self._wanted.wait()
             elif self._outdated:
                 self._outdated = False
+                await asyncio.sleep(after)
             else:
                 self._log.warning("spare ended", again_in=AGAIN_SECONDS)
                 await asyncio.sleep(AGAIN_SECONDS)

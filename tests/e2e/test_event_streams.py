@@ -18,7 +18,7 @@ import pytest
 from tests.support.gateway import Patgate, Token
 from tests.support.pool import Pool
 from tests.support.process import wait_until
-from tests.support.remote import Raised, Remote, seconds_until
+from tests.support.remote import Raised, Remote, running, seconds_until
 from tests.support.tap import Tap
 
 USER = "amy@example.org"
@@ -39,16 +39,8 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("event_server", tmp_path_factory.mktemp("event-server")) as remote:
-        yield remote
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("http_client", tmp_path_factory.mktemp("event-clients")) as remote:
-        yield remote
+server = running("event_server")
+program = running("http_client")
 
 
 @pytest.fixture(scope="module")
@@ -189,14 +181,7 @@ def test_a_dead_grants_stream_is_cut_at_once(
     publish(clients, node, name, publisher, "before")
     assert came(clients, name, 1) == [("1", "before")]
     with node.control_socket() as control:
-        if how == "revoked":
-            control.revoke(token)
-        elif how == "suspended":
-            control.suspend(owner)
-        elif how == "downgraded":
-            control.set_role(owner, "reporter")
-        else:
-            control.call("DELETE", f"/tokens/{token.id}/scopes?scope=channels:subscribe")
+        control.take_away(how, token, owner, role="reporter", scopes=["channels:subscribe"])
     answered = time.monotonic()
     noticed = clients.hears("ended" if library == "httpx" else "dropped", client=name)
     for each in (noticed, server.hears("closed", token=name)):

@@ -7,7 +7,6 @@ D10 and F1.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tests.support.gateway import Patgate, Token, token_of
 from tests.support.plugin import EDITOR, VIEWER
 from tests.support.process import run
 from tests.support.recorder import Recorder
-from tests.support.remote import Remote
+from tests.support.remote import Remote, running
 
 CLIENTS = ["httpx", "requests", "curl"]
 HEADERS = ["Authorization", "X-API-Key"]
@@ -41,10 +40,7 @@ class Answer:
     text: str
 
 
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("http_client", tmp_path_factory.mktemp("http-clients")) as remote:
-        yield remote
+clients = running("http_client")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import yaml
 from tests.support.gateway import ROOT, Patgate, Token
 from tests.support.pool import Pool
 from tests.support.rawhttp import Response
-from tests.support.remote import Raised, Remote, seconds_until
+from tests.support.remote import Raised, Remote, running, seconds_until
 from tests.support.tap import Tap
 
 USER = "amy@example.org"
@@ -41,16 +41,8 @@ def documented() -> dict[str, Any]:
     return config
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("mcp_server", tmp_path_factory.mktemp("mcp-server")) as remote:
-        yield remote
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("mcp_client", tmp_path_factory.mktemp("mcp-clients")) as remote:
-        yield remote
+server = running("mcp_server")
+program = running("mcp_client")
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +235,7 @@ def test_what_a_client_has_open_is_cut_at_once(
     open_stream(clients, node, other, node.token(USER, name=other), mode)
     call = open_stream(clients, node, name, token, mode)
     with node.control_socket() as control:
-        if how == "revoked":
-            control.revoke(token)
-        elif how == "suspended":
-            control.suspend(owner)
-        elif how == "downgraded":
-            control.set_role(owner, "visitor")
-        else:
-            control.call("DELETE", f"/tokens/{token.id}/scopes?scope=mcp:call&scope=mcp:subscribe")
+        control.take_away(how, token, owner, role="visitor", scopes=["mcp:call", "mcp:subscribe"])
     answered = time.monotonic()
     with pytest.raises(Raised):
         call()

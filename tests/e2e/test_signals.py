@@ -47,12 +47,20 @@ def heard(pid: int) -> set[int]:
     return {number for number in range(1, 65) if caught >> (number - 1) & 1}
 
 
+MOMENTS = ("authority is ready", "link to the authority is up", "serving", "spare stands by", "answered")
+
+
+# One handler serves both signals from before the first moment to after the last.
 @pytest.mark.parametrize(
-    "moment", ["authority is ready", "link to the authority is up", "serving", "spare stands by", "answered"]
+    ("number", "moment"),
+    [
+        *((signal.SIGTERM, moment) for moment in MOMENTS),
+        *((signal.SIGINT, moment) for moment in (MOMENTS[0], MOMENTS[-1])),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_stop_is_logged_and_ends_everything_at_each_moment_that_is_announced(
-    moment: str, number: signal.Signals, tmp_path: Path
+    number: signal.Signals, moment: str, tmp_path: Path
 ) -> None:
     node = Patgate(tmp_path, CONFIG)
     process = begun(node)

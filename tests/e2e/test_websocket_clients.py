@@ -14,9 +14,9 @@ from zlib import crc32
 
 import pytest
 
-from tests.support.gateway import Patgate, Token
+from tests.support.gateway import Patgate
 from tests.support.pool import Pool
-from tests.support.remote import Raised, Remote, seconds_until
+from tests.support.remote import Raised, Remote, running, seconds_until
 from tests.support.tap import Tap
 from tests.support.tokens import forged, unknown_prefix
 
@@ -39,16 +39,8 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("websocket_server", tmp_path_factory.mktemp("websocket-server")) as remote:
-        yield remote
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("websocket_client", tmp_path_factory.mktemp("websocket-clients")) as remote:
-        yield remote
+server = running("websocket_server")
+program = running("websocket_client")
 
 
 @pytest.fixture(scope="module")
@@ -167,23 +159,6 @@ def test_a_refused_handshake_shows_the_client_status_and_challenge(
     server.hears("opened", token=name)
 
 
-def end(node: Patgate, token: Token, owner: str, how: str) -> None:
-    with node.control_socket() as control:
-        match how:
-            case "revoked":
-                control.revoke(token)
-            case "rotated":
-                control.rotate(token)
-            case "suspended":
-                control.suspend(owner)
-            case "downgraded":
-                control.set_role(owner, "reporter")
-            case "restricted":
-                control.call("PUT", f"/tokens/{token.id}/ip-ranges", {"ip_ranges": ["192.0.2.0/24"]})
-            case "narrowed":
-                control.call("DELETE", f"/tokens/{token.id}/scopes?scope=channels:subscribe")
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize("how", ["revoked", "rotated", "suspended", "downgraded", "narrowed", "restricted"])
 @pytest.mark.parametrize("way", WAYS)
@@ -203,7 +178,8 @@ def test_a_dead_grants_connection_is_cut_at_once(
     connect(clients, node, name, token.bearer, way)
     clients.ask("say", client=name, text="still here")
     clients.hears("got", client=name, text="still here")
-    end(node, token, owner, how)
+    with node.control_socket() as control:
+        control.take_away(how, token, owner, role="reporter", scopes=["channels:subscribe"])
     answered = time.monotonic()
     for noticed in (clients.hears("closed", client=name), server.hears("closed", token=name)):
         record_property("seconds until the cut was noticed", seconds_until(noticed, answered))

@@ -170,6 +170,7 @@ def test_an_authority_that_is_killed_under_lookups_is_no_defect_of_its_workers(n
     assert statuses <= {401, 503}, statuses
     errors = [error_in(line) for line in node.log.splitlines()[began:]]
     assert {event for event in errors if event is not None} <= {"child ended", "child did not start"}
+    node.wait_ready()  # for the next test
 
 
 def _is_another(node: Patgate, victim: int) -> bool:

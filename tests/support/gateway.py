@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlencode
 
 import yaml
 
@@ -306,6 +307,24 @@ class ControlClient:
 
     def suspend(self, user: str) -> None:
         self.call("POST", f"/users/{user}/suspend")
+
+    def take_away(self, how: str, token: Token, owner: str, *, role: str, scopes: Sequence[str]) -> None:
+        """End or lessen a grant: ``role`` is a lower one for the owner, ``scopes`` are what the token loses."""
+        match how:
+            case "revoked":
+                self.revoke(token)
+            case "rotated":
+                self.rotate(token)
+            case "suspended":
+                self.suspend(owner)
+            case "downgraded":
+                self.set_role(owner, role)
+            case "restricted":
+                self.call("PUT", f"/tokens/{token.id}/ip-ranges", {"ip_ranges": ["192.0.2.0/24"]})
+            case "narrowed":
+                self.call("DELETE", f"/tokens/{token.id}/scopes?{urlencode({'scope': scopes}, doseq=True)}")
+            case _:
+                raise AssertionError(how)
 
     def resume(self, user: str) -> None:
         self.call("POST", f"/users/{user}/resume")

@@ -47,15 +47,17 @@ def settle(node: Patgate, *, seconds: float = 60.0) -> None:
 
 
 def settle_spares(node: Patgate) -> None:
-    """Wait until the spares of a gateway that was never reloaded have loaded, so that one replaces a death at once.
+    """Wait until both spares have loaded, so that one replaces a death at once.
 
-    A reload replaces them only some time after it is reported to have ended, so that two loaded spares may be the old
+    A reload replaces them only some time after it is reported to have ended: two that had loaded before are the old
     ones.
     """
 
     def stand_by() -> bool:
-        said = {record.get("child_pid") for record in node.records() if record["event"] == "spare stands by"}
-        return len(said & {*node.spare_pids()}) == 2
+        events = [(record["event"], record.get("child_pid")) for record in node.records()]
+        last = max((place for place, (event, _) in enumerate(events) if event == RELOADED), default=0)
+        loaded = {pid for event, pid in events[last:] if event == "spare stands by"}
+        return len(loaded & {*node.spare_pids()}) == 2
 
     wait_until(stand_by, "both spares standing by", seconds=30, process=node.process)
 

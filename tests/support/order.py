@@ -2,6 +2,9 @@
 
 A worker is given a whole file at a time. A file that takes a minute and begins last keeps one worker busy while the
 others are idle. Files that are not listed here take some seconds and follow in the order of the tree.
+
+The tests that run alone (``support.turns``) come before all others, in one row. In the middle of a run each of them
+would wait for the longest test that is running, and the other workers with it.
 """
 
 from __future__ import annotations
@@ -12,46 +15,67 @@ from typing import Final
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 LONGEST: Final = (
-    "tests/threats/test_s10_store.py",
     "tests/e2e/test_docs.py",
-    "tests/e2e/test_signals.py",
-    "tests/e2e/test_audit_log.py",
-    "tests/differential/test_paths.py",
-    "tests/e2e/test_schemathesis.py",
-    "tests/e2e/test_bench.py",
-    "tests/contract/test_disk.py",
-    "tests/threats/test_s14_host.py",
-    "tests/threats/test_s6_stale.py",
-    "tests/e2e/test_bad_start.py",
-    "tests/e2e/test_demo.py",
-    "tests/e2e/test_drain.py",
-    "tests/e2e/test_notices.py",
-    "tests/e2e/test_entrance.py",
-    "tests/support/test_plugin.py",
-    "tests/clients/test_fastapi.py",
-    "tests/clients/test_npm.py",
-    "tests/clients/test_browser.py",
+    "tests/threats/test_s10_store.py",
+    "tests/unit/cli/test_keys.py",
+    "tests/unit/cli/test_listing.py",
     "tests/threats/test_s14_data_directory.py",
-    "tests/e2e/test_requests.py",
+    "tests/e2e/test_signals.py",
+    "tests/unit/cli/commands/test_serve.py",
+    "tests/contract/test_disk.py",
     "tests/e2e/test_reload.py",
-    "tests/threats/test_s7_api.py",
-    "tests/e2e/test_kinto.py",
-    "tests/property/test_gateway_heads.py",
+    "tests/e2e/test_schemathesis.py",
+    "tests/differential/test_paths.py",
+    "tests/unit/gateway/downstream/test_acceptor.py",
+    "tests/threats/test_s14_host.py",
+    "tests/e2e/test_doctor.py",
+    "tests/unit/cli/commands/test_quickstart.py",
+    "tests/unit/gateway/downstream/test_slow.py",
+    "tests/e2e/test_demo.py",
+    "tests/unit/gateway/phases/test_relayed_answers.py",
+    "tests/unit/authority/test_process.py",
+    "tests/e2e/test_drain.py",
     "tests/threats/test_s2_second_targets.py",
-    "tests/threats/test_s7_escalation.py",
-    "tests/mutation/test_tree.py",
+    "tests/e2e/test_bench.py",
+    "tests/e2e/test_requests.py",
+    "tests/unit/cli/test_people.py",
+    "tests/unit/gateway/phases/test_relay.py",
+    "tests/unit/gateway/ext_authz/test_connection.py",
+    "tests/clients/test_npm.py",
+    "tests/unit/authority/test_housekeeping.py",
+    "tests/unit/gateway/downstream/test_disconnect.py",
+    "tests/e2e/test_audit_log.py",
+    "tests/unit/gateway/phases/test_parse.py",
+    "tests/e2e/test_ext_authz.py",
+    "tests/e2e/test_bad_start.py",
+    "tests/e2e/test_forward_auth_peers.py",
+    "tests/differential/test_differential.py",
+    "tests/property/test_gateway_heads.py",
     "tests/e2e/test_git.py",
-    "tests/e2e/test_pip.py",
-    "tests/e2e/test_upstreams.py",
-    "tests/threats/test_s2_claims.py",
-    "tests/fuzz/test_targets.py",
+    "tests/contract/test_crash.py",
+    "tests/unit/cli/commands/test_audit.py",
+    "tests/unit/cli/commands/test_policy.py",
+    "tests/contract/test_several.py",
+    "tests/contract/test_grants.py",
+    "tests/property/test_gateway_bodies.py",
+    "tests/e2e/test_entrance.py",
+    "tests/e2e/test_cors.py",
+    "tests/support/test_pool.py",
+    "tests/e2e/ingress/test_outage.py",
+    "tests/threats/test_s7_api.py",
+    "tests/clients/test_object-store.py",
+    "tests/property/test_core_token.py",
+    "tests/unit/gateway/grants/test_authority_client.py",
+    "tests/e2e/test_first_decision.py",
+    "tests/property/test_core_wire.py",
+    "tests/property/test_core_target.py",
+    "tests/clients/test_browser.py",
+    "tests/threats/test_s2_upstream_headers.py",
     "tests/e2e/test_systemd.py",
-    "tests/threats/test_s9_leaks.py",
-    "tests/e2e/test_freshness.py",
-    "tests/clients/test_jupyter.py",
-    "tests/clients/test_git.py",
-    "tests/clients/test_mqtt.py",
-    "tests/threats/test_s8_log.py",
+    "tests/property/test_containment.py",
+    "tests/threats/test_s7_escalation.py",
+    "tests/support/test_plugin.py",
+    "tests/property/test_core_routes.py",
 )
 """Ordered by measured time, not exact to the second: move a file when its time has changed a lot."""
 
@@ -66,7 +90,7 @@ TOGETHER: Final = (
     "tests/unit/gateway/downstream/test_connection.py",
     "tests/unit/gateway/grants/test_authority_ends.py",
 )
-"""The files with tests that run alone (``support.turns``).
+"""The files with tests that run alone.
 
 One worker runs them all; otherwise workers would wait for each other.
 """
@@ -101,22 +125,25 @@ SHARING: Final = (
 )
 """Files that use the same gateway or servers: one worker runs them all; otherwise each file would start its own."""
 
-_LONGER: Final = 23
+_LONGER: Final = 12
 """The number of long files that begin before the groups, which take longer than any file after these."""
 
-_GROUPS: Final = (TOGETHER, *SHARING)
-_GROUP: Final[Mapping[str, str]] = {name: group[0] for group in _GROUPS for name in group}
+_GROUP: Final[Mapping[str, str]] = {name: group[0] for group in (TOGETHER, *SHARING) for name in group}
 _ORDER: Final = (
+    *TOGETHER,
     *LONGEST[:_LONGER],
-    *(name for group in _GROUPS for name in group),
+    *(name for group in SHARING for name in group),
     *LONGEST[_LONGER:],
 )
 _PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_ORDER)}
 
 
-def place(test: str) -> int:
-    """The position of a test's file, by node id; the same for all unlisted files, which keep their order."""
-    return _PLACE.get(file_of(test), len(_ORDER))
+def place(test: str, *, alone: bool = False) -> tuple[bool, int]:
+    """The position of a test, by node id: a test that runs ``alone`` first, then by its file.
+
+    It is the same for all tests of a file and of all unlisted files, which keep their order.
+    """
+    return not alone, _PLACE.get(file_of(test), len(_ORDER))
 
 
 def file_of(test: str) -> str:

@@ -108,7 +108,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if TURNS in config.stash:
-        items.sort(key=lambda item: order.place(item.nodeid))
+        items.sort(key=lambda item: order.place(item.nodeid, alone=_is_alone(item)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -116,12 +116,16 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     locks = item.config.stash.get(TURNS, None)
     if locks is None:
         return (yield)
-    alone = item.get_closest_marker(turns.MARK) is not None
+    alone = _is_alone(item)
     locks.take(alone=alone)
     try:
         return (yield)
     finally:
-        locks.leave(stays=alone and nextitem is not None and nextitem.get_closest_marker(turns.MARK) is not None)
+        locks.leave(stays=alone and nextitem is not None and _is_alone(nextitem))
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker(turns.MARK) is not None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -183,7 +183,7 @@ def real_servers(directory: Path, commands: Commands) -> Iterator[dict[str, Real
                 command(place),
                 name=name,
                 directory=own,
-                environ={"PATH": os.environ["PATH"], "SEEN_FILE": str(place.seen), "PYTHONDONTWRITEBYTECODE": "1"},
+                environ={"PATH": os.environ["PATH"], "SEEN_FILE": str(place.seen)},
             )
             stack.enter_context(process)
             wait_until(partial(accepts, place.port), f"{name} listening", process=process)

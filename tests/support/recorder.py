@@ -7,13 +7,11 @@ make assertions about the backend's view, because a status code alone does not s
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 
 from tests.support.leaks import SECRETS, SENT, leaks
+from tests.support.listener import Listener
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.sentinel import Watch
 
@@ -63,7 +61,7 @@ def answer_ok(request: Recorded) -> bytes:
     return OK
 
 
-class Recorder:
+class Recorder(Listener):
     """The server; a context manager. ``script`` returns the whole response to a request; b"" closes without one.
 
     The wire sentinel checks what it receives, unless the sender is not a gateway (``watched=False``).
@@ -72,42 +70,13 @@ class Recorder:
     def __init__(self, script: Script = answer_ok, *, watched: bool = True, host: str = LOOPBACK) -> None:
         self.script = script
         self._watched = watched
-        self._lock = threading.Lock()
         self._requests: list[Recorded] = []
-        self._received: list[bytearray] = []
-        self._open: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server((host, 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://{LOOPBACK}:{self.port}"
-        self._acceptor = threading.Thread(target=self._accept, name="recorder", daemon=True)
-        self._acceptor.start()
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._received: dict[int, bytearray] = {}
+        super().__init__("recorder", host=host)
 
     def close(self) -> None:
-        # shutdown wakes the thread that is blocked in accept; close alone would not
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._acceptor.join()
-        self.drop_connections()
-        for thread in self._threads:
-            thread.join()
+        super().close()
         self._look_for_secrets()
-
-    def drop_connections(self) -> None:
-        """End every open connection, as a backend that restarts does."""
-        with self._lock:
-            connections = list(self._open)
-        for connection in connections:
-            with suppress(OSError):  # the peer closed first
-                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def requests(self) -> list[Recorded]:
@@ -118,14 +87,14 @@ class Recorder:
     def received(self) -> list[bytes]:
         """Every byte of every connection, including incomplete requests."""
         with self._lock:
-            return [bytes(data) for data in self._received]
+            return [bytes(data) for _, data in sorted(self._received.items())]
 
     def clear(self) -> None:
         """Drop what was received so far, after a check for secrets if it came from a gateway."""
         self._look_for_secrets()
         with self._lock:
             self._requests.clear()
-            for data in self._received:
+            for data in self._received.values():
                 data.clear()
 
     def _look_for_secrets(self) -> None:
@@ -136,45 +105,24 @@ class Recorder:
         """The newest request; wait for one, because an answer may be faster than the recorder's own thread."""
         return wait_until(lambda: self.requests or None, "a request at the backend", seconds=20)[-1]
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                number = len(self._received)
-                self._received.append(bytearray())
-                self._open.add(connection)
-            thread = threading.Thread(
-                target=self._serve, args=(number, connection), name=f"recorder-{number}", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, number: int, connection: socket.socket) -> None:
+    def serve(self, number: int, connection: socket.socket) -> None:
+        with self._lock:
+            self._received[number] = bytearray()
         watch = Watch(f"recorder connection {number}") if self._watched else None
         reader = _Reader(connection, lambda data: self._keep(number, data, watch))
-        with connection:
-            try:
-                while (request := reader.request(number)) is not None:
-                    if watch is not None:
-                        watch.agree(reader.taken)
-                    with self._lock:
-                        self._requests.append(request)
-                    answer = self.script(request)
-                    if watch is not None:
-                        watch.answered(answer)
-                    if not answer:
-                        break
-                    connection.sendall(answer)
-                    if b"\r\nconnection: close" in answer.split(b"\r\n\r\n", 1)[0].lower():
-                        break
-            except OSError:
-                pass  # if the peer disconnects, the test judges that by what was recorded
-            finally:
-                with self._lock:
-                    self._open.discard(connection)
+        while (request := reader.request(number)) is not None:
+            if watch is not None:
+                watch.agree(reader.taken)
+            with self._lock:
+                self._requests.append(request)
+            answer = self.script(request)
+            if watch is not None:
+                watch.answered(answer)
+            if not answer:
+                return
+            connection.sendall(answer)
+            if b"\r\nconnection: close" in answer.split(b"\r\n\r\n", 1)[0].lower():
+                return
 
     def _keep(self, number: int, data: bytes, watch: Watch | None) -> None:
         if watch is not None:

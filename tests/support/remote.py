@@ -6,11 +6,13 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 from tests.support.gateway import ROOT
 from tests.support.process import Process, wait_until
@@ -42,7 +44,7 @@ class Remote:
                 [str(PYTHON), "-m", f"tests.backends.{name}", str(theirs.fileno())],
                 name=name,
                 directory=directory,
-                environ={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+                environ={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
             )
@@ -115,6 +117,17 @@ class Remote:
                     self.events.append(document)
                 else:
                     self._answers[document["ask"]] = document
+
+
+def running(program: str) -> Any:
+    """A fixture: the program, which runs while the tests of a module do."""
+
+    @pytest.fixture(scope="module")
+    def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+        with Remote(program, tmp_path_factory.mktemp(program)) as started:
+            yield started
+
+    return remote
 
 
 def seconds_until(event: dict[str, Any], since: float) -> float:

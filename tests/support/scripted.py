@@ -10,9 +10,8 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 
-from tests.support.process import LOOPBACK
+from tests.support.listener import Listener
 from tests.support.sentinel import Watch
 from tests.support.tap import reset
 
@@ -116,7 +115,7 @@ def echo(peer: Peer) -> None:
         peer.send(response(b"" if head.startswith(b"HEAD ") else target))
 
 
-class ScriptedBackend:
+class ScriptedBackend(Listener):
     """The server; a context manager. ``use`` sets the plan for later connections."""
 
     def __init__(self) -> None:
@@ -124,17 +123,7 @@ class ScriptedBackend:
         """Every connection since the plan was set."""
         self.failures: list[BaseException] = []
         self._plan: Plan = echo
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._listen(0)
-
-    def __enter__(self) -> ScriptedBackend:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.die()
+        super().__init__("scripted")
 
     @property
     def targets(self) -> list[str]:
@@ -144,7 +133,8 @@ class ScriptedBackend:
 
     def use(self, plan: Plan) -> None:
         """End the connections of the previous plan, wait until the gateway has noticed, and set a new plan."""
-        self._end_connections()
+        self.drop_connections()
+        self.join()
         assert not self.failures, self.failures
         with self._lock:
             self.peers = []
@@ -152,58 +142,27 @@ class ScriptedBackend:
 
     def die(self) -> None:
         """Stop listening and drop every connection."""
-        # shutdown wakes the thread that is blocked in accept; close alone would not
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._acceptor.join()
-        self._end_connections()
+        self.close()
 
     def revive(self) -> None:
         """Listen again on the port that the gateway expects."""
-        self._listen(self.port)
+        self.listen(self.port)
 
-    def _listen(self, port: int) -> None:
-        self._listener = socket.create_server((LOOPBACK, port), backlog=256)
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://{LOOPBACK}:{self.port}"
-        self._acceptor = threading.Thread(target=self._accept, name="scripted", daemon=True)
-        self._acceptor.start()
-
-    def _end_connections(self) -> None:
+    def serve(self, number: int, connection: socket.socket) -> None:
+        connection.settimeout(SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
-            peers, threads, self._threads = list(self.peers), self._threads, []
-        for peer in peers:
-            peer.close()
-        for thread in threads:
-            thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            connection.settimeout(SECONDS)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                peer = Peer(len(self.peers), connection)
-                self.peers.append(peer)
-                thread = threading.Thread(
-                    target=self._serve, args=(peer, connection, self._plan), name="scripted", daemon=True
-                )
-                self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, peer: Peer, connection: socket.socket, plan: Plan) -> None:
-        with connection:
-            try:
-                plan(peer)
-                if connection.fileno() >= 0:
-                    connection.shutdown(socket.SHUT_WR)
-                    peer.rest()
-            except (GatewayLeft, ConnectionError, OSError):
-                pass  # if the gateway disconnects, the test judges that
-            except AssertionError as failure:
-                self.failures.append(failure)
-            finally:
-                peer.ended.set()
+            plan = self._plan
+            peer = Peer(len(self.peers), connection)
+            self.peers.append(peer)
+        try:
+            plan(peer)
+            if connection.fileno() >= 0:
+                connection.shutdown(socket.SHUT_WR)
+                peer.rest()
+        except GatewayLeft:
+            pass  # the test judges that
+        except AssertionError as failure:
+            self.failures.append(failure)
+        finally:
+            peer.ended.set()

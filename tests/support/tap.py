@@ -10,77 +10,42 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 
+from tests.support.listener import Listener
 from tests.support.process import LOOPBACK
 from tests.support.sentinel import Watch
 
 BLOCK = 1 << 18
 
 
-class Tap:
+class Tap(Listener):
     """Listens on a free port and forwards every connection to ``port``; a context manager."""
 
     def __init__(self, port: int, name: str) -> None:
         self._backend = port
-        self._name = name
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://{LOOPBACK}:{self.port}"
-        self._threads: list[threading.Thread] = []
-        self._open: set[socket.socket] = set()
-        self._acceptor = threading.Thread(target=self._accept, name="tap", daemon=True)
-        self._acceptor.start()
+        super().__init__(name)
 
-    def __enter__(self) -> Tap:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # shutdown wakes the thread that is blocked in accept; close alone would not
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._acceptor.join()
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-
-    def _accept(self) -> None:
-        number = 0
-        while True:
-            try:
-                gateway, _ = self._listener.accept()
-            except OSError:
-                return
-            number += 1
-            thread = threading.Thread(
-                target=self._carry, args=(gateway, f"{self._name} connection {number}"), name="tap", daemon=True
-            )
-            self._threads.append(thread)
-            thread.start()
-
-    def _carry(self, gateway: socket.socket, name: str) -> None:
-        watch = Watch(name)
+    def serve(self, number: int, connection: socket.socket) -> None:
+        watch = Watch(f"{self.name} connection {number + 1}")
         try:
             backend = socket.create_connection((LOOPBACK, self._backend))
         except OSError:
-            reset(gateway)
+            reset(connection)
             return
-        for one in (gateway, backend):
+        for one in (connection, backend):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._open |= {gateway, backend}
+        with self._lock:
+            self._open.add(backend)
         broken = threading.Event()
         back = threading.Thread(
-            target=pump, args=(backend, gateway, watch.answered, broken), name="tap back", daemon=True
+            target=pump, args=(backend, connection, watch.answered, broken), name="tap back", daemon=True
         )
         back.start()
-        pump(gateway, backend, watch.sent, broken)
+        pump(connection, backend, watch.sent, broken)
         back.join()
-        self._open -= {gateway, backend}
-        for one in (gateway, backend):
+        with self._lock:
+            self._open.discard(backend)
+        for one in (connection, backend):
             if broken.is_set():
                 reset(one)
             one.close()

@@ -23,8 +23,16 @@ def test_the_longest_files_begin_first_and_all_others_keep_their_order() -> None
 
 def test_files_that_share_a_gateway_follow_each_other() -> None:
     for group in SHARING:
-        first = place(group[0])
-        assert [place(f"{name}::test") for name in group] == [*range(first, first + len(group))]
+        rest, number = place(group[0])
+        assert [place(f"{name}::test") for name in group] == [(rest, number + later) for later in range(len(group))]
+
+
+def test_the_tests_that_run_alone_are_one_row_before_all_others() -> None:
+    """Each row of them begins with a wait for every test that is running."""
+    last, first = f"{TOGETHER[-1]}::test_alone", f"{TOGETHER[0]}::test"
+    longest = f"{LONGEST[0]}::test"
+    together = sorted([longest, first, last], key=lambda name: place(name, alone=name == last))
+    assert together == [last, first, longest]
 
 
 def test_one_worker_has_every_test_that_runs_alone() -> None:

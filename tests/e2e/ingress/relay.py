@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import suppress
 
-from tests.support.process import LOOPBACK
+from tests.support.listener import Listener
 from tests.support.rawhttp import Connection, ConnectionEnded
 
 Line = tuple[bytes, bytes]
@@ -19,7 +18,7 @@ def unchanged(line: Line) -> list[Line]:
     return [line]
 
 
-class Relay:
+class Relay(Listener):
     """The server; a context manager. ``change`` is applied to every header line.
 
     ``calls`` has the lines of each call as they came, and ``has_body`` whether it had a body.
@@ -30,50 +29,19 @@ class Relay:
         self.calls: list[list[Line]] = []
         self.has_body: list[bool] = []
         self._patgate = port
-        self._open: set[socket.socket] = set()
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=64)
-        self.port: int = self._listener.getsockname()[1]
-        self._acceptor = threading.Thread(target=self._accept, name="relay", daemon=True)
-        self._acceptor.start()
+        super().__init__("relay")
 
-    def __enter__(self) -> Relay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # shutdown wakes the thread that is blocked in accept; close alone would not
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._acceptor.join()
-        for connection in list(self._open):
-            connection.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self._open.add(connection)
-            threading.Thread(target=self._serve, args=(connection,), name="relay", daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
+    def serve(self, number: int, connection: socket.socket) -> None:
         pending = b""
-        with connection:
-            try:
-                while True:
-                    while b"\r\n\r\n" not in pending:
-                        data = connection.recv(1 << 16)
-                        if not data:
-                            return
-                        pending += data
-                    head, _, pending = pending.partition(b"\r\n\r\n")
-                    connection.sendall(self._asked(self._changed(head)))
-            except (OSError, ConnectionEnded):
-                return
-            finally:
-                self._open.discard(connection)
+        with suppress(ConnectionEnded):
+            while True:
+                while b"\r\n\r\n" not in pending:
+                    data = connection.recv(1 << 16)
+                    if not data:
+                        return
+                    pending += data
+                head, _, pending = pending.partition(b"\r\n\r\n")
+                connection.sendall(self._asked(self._changed(head)))
 
     def _changed(self, head: bytes) -> bytes:
         first, *rest = head.split(b"\r\n")

@@ -9,9 +9,8 @@ import hashlib
 import socket
 import threading
 from dataclasses import dataclass, field
-from types import TracebackType
 
-from tests.support.process import LOOPBACK
+from tests.support.listener import Listener
 
 BLOCK = 1 << 18
 
@@ -26,86 +25,59 @@ class Taken:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-class Streams:
+class Streams(Listener):
     """The server; a context manager. ``taken`` has every request that it received."""
 
     def __init__(self) -> None:
         self.taken: list[Taken] = []
         self.second_event = threading.Event()
         """Set it to let event streams send their second event."""
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=64)
-        self.port: int = self._listener.getsockname()[1]
-        self._threads: list[threading.Thread] = []
-        self._acceptor = threading.Thread(target=self._accept, name="streams", daemon=True)
-        self._acceptor.start()
+        super().__init__("streams")
 
-    def __enter__(self) -> Streams:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # shutdown wakes the thread that is blocked in accept; close alone would not
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._acceptor.join()
+    def close(self) -> None:
         self.second_event.set()
-        for thread in self._threads:
-            thread.join(10)
+        super().close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(connection,), name="stream", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb", BLOCK) as reader:
-            try:
-                head = b""
-                while not head.endswith(b"\r\n\r\n"):
-                    line = reader.readline()
-                    if not line:
+    def serve(self, number: int, connection: socket.socket) -> None:
+        with connection.makefile("rb", BLOCK) as reader:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                line = reader.readline()
+                if not line:
+                    return
+                head += line
+            taken = Taken(head=head)
+            self.taken.append(taken)
+            fields = {
+                name.lower(): value.strip()
+                for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+            }
+            if fields.get(b"expect", b"").lower() == b"100-continue":
+                connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            digest = hashlib.sha256()
+            if b"transfer-encoding" in fields:
+                while size := int(reader.readline().partition(b";")[0], 16):
+                    digest.update(reader.read(size))
+                    taken.size += size
+                    reader.readline()
+            else:
+                taken.size = int(fields.get(b"content-length", b"0"))
+                left = taken.size
+                while left:
+                    data = reader.read(min(left, BLOCK))
+                    if not data:
                         return
-                    head += line
-                taken = Taken(head=head)
-                self.taken.append(taken)
-                fields = {
-                    name.lower(): value.strip()
-                    for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-                }
-                if fields.get(b"expect", b"").lower() == b"100-continue":
-                    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                digest = hashlib.sha256()
-                if b"transfer-encoding" in fields:
-                    while size := int(reader.readline().partition(b";")[0], 16):
-                        digest.update(reader.read(size))
-                        taken.size += size
-                        reader.readline()
-                else:
-                    taken.size = int(fields.get(b"content-length", b"0"))
-                    left = taken.size
-                    while left:
-                        data = reader.read(min(left, BLOCK))
-                        if not data:
-                            return
-                        digest.update(data)
-                        left -= len(data)
-                taken.digest = digest.hexdigest()
-                taken.done.set()
-                if b"/messages" in head.split(b"\r\n", 1)[0]:
-                    self._events(connection)
-                else:
-                    body = f"{taken.size} {taken.digest}".encode()
-                    connection.sendall(
-                        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-                    )
-            except OSError:
-                return  # the test ended the connection
+                    digest.update(data)
+                    left -= len(data)
+            taken.digest = digest.hexdigest()
+            taken.done.set()
+            if b"/messages" in head.split(b"\r\n", 1)[0]:
+                self._events(connection)
+            else:
+                body = f"{taken.size} {taken.digest}".encode()
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                )
 
     def _events(self, connection: socket.socket) -> None:
         connection.sendall(

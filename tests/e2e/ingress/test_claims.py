@@ -19,7 +19,7 @@ from tests.support.plugin import EDITOR
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorded, Recorder
-from tests.support.remote import Remote
+from tests.support.remote import Remote, running
 from tests.support.websocket import TEXT, Client
 from tests.threats.cases import CLAIMS, FAMILIES, aliases
 
@@ -282,10 +282,7 @@ def test_the_address_that_is_told_is_the_clients_own(ingress: Ingress, behind: R
     assert seen.only("X-Forwarded-Host") == "gateway"
 
 
-@pytest.fixture(scope="module")
-def http2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("http2_client", tmp_path_factory.mktemp("http2")) as client:
-        yield client
+http2 = running("http2_client")
 
 
 def http2_head(method: str = "GET", target: str = "/v1/things/1", token: Token | None = None) -> list[list[str]]:
@@ -349,10 +346,7 @@ def test_another_host_beside_the_authority_of_http_2_does_not_change_what_is_jud
         assert behind.requests == []
 
 
-@pytest.fixture(scope="module")
-def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
-    with Remote("websocket_server", tmp_path_factory.mktemp("websocket-server")) as server:
-        yield server
+sockets = running("websocket_server")
 
 
 @pytest.fixture(scope="module", params=INGRESSES)

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -419,7 +419,9 @@ class Gateway:
         self.acceptor.abort()
         self.stop_sweeping()
         for client in self.clients:
-            client.writer.transport.abort()
+            # In Python 3.11.2 a TLS transport that was closed twice has no protocol left, and ``abort`` fails.
+            with suppress(AttributeError):
+                client.writer.transport.abort()
         for connection in list(self.listener.connections):
             connection.abort()
         await asyncio.gather(self._sweeper, return_exceptions=True)

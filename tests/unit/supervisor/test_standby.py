@@ -109,6 +109,18 @@ async def test_the_first_spare_starts_after_a_delay(tmp_path: Path) -> None:
         await until(lambda: spares.pid is not None)
 
 
+async def test_the_first_spare_after_reloads_in_quick_succession_starts_after_the_same_delay(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    async with kept(old, after=1.5) as (spares, lifeline_in):
+        await until(lambda: spares.pid is not None)
+        replaced = asyncio.get_running_loop().time()
+        for _ in range(3):
+            await spares.replace(spec(STANDS_BY, new, lifeline_in))
+        await until(lambda: spares._child is not None, AGAIN_SECONDS - 1)
+        assert asyncio.get_running_loop().time() - replaced >= 1.5
+        await until(lambda: spares.pid is not None)
+
+
 @pytest.mark.parametrize("role", ["authority", "gateway"])
 @pytest.mark.parametrize("end", ["lifeline", "commands"])
 async def test_a_real_spare_opens_nothing_and_ends_when_either_pipe_closes(tmp_path: Path, role: str, end: str) -> None:
