@@ -12,13 +12,14 @@ from typing import Final, TypeAlias
 from pydantic_core import ErrorDetails
 
 from proxy.core.errors import ConfigurationProblem
-from proxy.observe.logs import redact
 from proxy.settings.values import quoted
 
 Loc: TypeAlias = tuple[str | int, ...]
 """The path from the root of the configuration to a value: ``("routes", 3, "upstream")``."""
 
 _PLAIN: Final = re.compile(r"[0-9A-Za-z_-]+")
+_CREDENTIAL: Final = re.compile(r"(?i)\b(?:authorization|x-api-key|cookie)$")
+"""Names that the log's redactor, which is above this room, takes for a header with a secret if a colon follows."""
 _SECRET: Final = frozenset({"secret_key", "store"})
 """Top-level settings that may hold a secret, so that messages never contain their value."""
 
@@ -68,12 +69,6 @@ class ValueOrigins:
         return ConfigurationProblem(path=origin.variable, line=None, message=below + message)
 
 
-def _passes_for_a_header(name: str) -> bool:
-    """Whether the redactor of the log would take this name, with a colon behind it, for a header with a secret."""
-    line = f"{name}: word"
-    return redact(line) != line
-
-
 def path_of(loc: Loc) -> str:
     """``("routes", 3, "upstream")`` → ``routes[3].upstream``; a name with other characters is quoted.
 
@@ -83,7 +78,7 @@ def path_of(loc: Loc) -> str:
     for part in loc:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif _PLAIN.fullmatch(part) is not None and len(part) <= 64 and not _passes_for_a_header(part):
+        elif _PLAIN.fullmatch(part) is not None and len(part) <= 64 and _CREDENTIAL.search(part) is None:
             text += f".{part}" if text else part
         else:
             text += f"[{quoted(part)}]"
