@@ -40,7 +40,9 @@ def tracked() -> list[Path]:
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return [path for top in OWN for path in (ROOT / top).rglob("*.py")]
-    return [path for name in listing.decode().split("\0") if name and (path := ROOT / name).is_file()]
+    return [
+        path for name in listing.decode().split("\0") if name and ((path := ROOT / name).is_file() or path.is_symlink())
+    ]
 
 
 FILES = tracked()
@@ -51,6 +53,11 @@ PACKAGES = [path for path in OURS if path.name == "__init__.py"]
 
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def test_no_file_is_a_link() -> None:
+    """A link says where files are on one machine, and a clean checkout follows it to nowhere."""
+    assert [named(path) for path in FILES if path.is_symlink()] == []
 
 
 def text_files() -> Iterator[tuple[Path, str]]:
