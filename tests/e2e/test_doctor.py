@@ -190,6 +190,12 @@ BROKEN = {
     ),
     "claims that pass": (without("include nginx-claims.conf"), "client-claims"),
     "the token that passes": (without("proxy_set_header Authorization"), "credential"),
+    "every upgrade": (
+        lambda site: site.replace("$websocket_upgrade;\n", "$http_upgrade;\n", 1).replace(
+            "$websocket_connection;", "upgrade;", 1
+        ),
+        "upgrades",
+    ),
     "errors that permit": (open_on_errors, "fail-open"),
     "a challenge that is lost": (
         lambda site: re.sub(r"\n[ ]*add_header WWW-Authenticate[^\n]*", "", site).replace(
@@ -282,7 +288,7 @@ def test_a_backend_that_is_down_is_named_as_the_cause(node: Patgate, gateways: P
 
 def test_a_report_ends_with_the_number_of_checks_that_were_made(node: Patgate, token: Token) -> None:
     done = command("doctor", node.base_url, "--echo", ECHO, environ={"PATGATE_TOKEN": token.value})
-    assert done.stderr == "The 11 checks that were made found no problem; 2 were skipped.\n"
+    assert done.stderr == "The 12 checks that were made found no problem; 2 were skipped.\n"
 
 
 def test_patgate_itself_has_no_problem_with_or_without_its_configuration(node: Patgate, token: Token) -> None:
@@ -297,7 +303,7 @@ def test_patgate_itself_has_no_problem_with_or_without_its_configuration(node: P
 def test_without_a_token_it_checks_what_is_seen_from_outside_and_names_the_rest(node: Patgate) -> None:
     found = examine(node.base_url, "--path", ECHO)
     assert problems(found) == set(), found
-    arrivals = {"echo", "identity-headers", "client-claims", "credential"}
+    arrivals = {"echo", "identity-headers", "client-claims", "credential", "upgrades"}
     assert skipped(found) == {*arrivals, "backends", "forward-auth"}
     assert all("PATGATE_TOKEN" in found[name]["advice"] for name in arrivals)
 

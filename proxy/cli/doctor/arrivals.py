@@ -1,4 +1,4 @@
-"""Checks of what arrives at the backend, seen through ``patgate whoami``: identity, claims, and the credential."""
+"""Checks of what arrives at the backend, seen through ``patgate whoami``: identity, claims, credential, upgrades."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,6 +11,7 @@ ECHO: Final = "echo"
 IDENTITY: Final = "identity-headers"
 CLAIMS: Final = "client-claims"
 CREDENTIAL: Final = "credential"
+UPGRADES: Final = "upgrades"
 
 _FORGED_ADDRESS: Final = "203.0.113.77"
 _FORGED_HOST: Final = "doctor-spoofed.invalid"
@@ -106,10 +107,25 @@ def credential(deployment: Deployment, plain: Arrived) -> Finding:
     return ok(CREDENTIAL, "the token does not arrive at the backend")
 
 
+def upgrades(deployment: Deployment) -> Finding:
+    """No upgrade to a protocol that nobody knows may arrive: one to HTTP/2 would arrive too.
+
+    Behind it the client speaks to the application without a verdict.
+    """
+    seen = arrived(deployment.ask_with_token(("Connection", "Upgrade"), ("Upgrade", MARK)))
+    if seen is None or not any(MARK in value for _, value in seen.named(["Upgrade"])):
+        return ok(UPGRADES, "an upgrade to an unknown protocol does not arrive")
+    return problem(
+        UPGRADES,
+        "a client's Upgrade to an unknown protocol arrives at the backend",
+        "have the ingress pass no upgrade but to websocket; if it cannot, no backend behind it may accept Upgrade: h2c",
+    )
+
+
 def without_echo(deployment: Deployment) -> list[Finding]:
     """The checks of this module, skipped."""
     missing = "the token: PATGATE_TOKEN, or --token - and the token on standard input"
     if deployment.token is not None:
         missing = "--echo PATH, a path that is routed to `patgate whoami`"
     why = "what arrives at the backend cannot be seen from outside"
-    return [skipped(name, why, f"add {missing}") for name in (ECHO, IDENTITY, CLAIMS, CREDENTIAL)]
+    return [skipped(name, why, f"add {missing}") for name in (ECHO, IDENTITY, CLAIMS, CREDENTIAL, UPGRADES)]

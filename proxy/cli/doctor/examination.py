@@ -25,6 +25,7 @@ CHECKS: Final = (
     arrivals.IDENTITY,
     arrivals.CLAIMS,
     arrivals.CREDENTIAL,
+    arrivals.UPGRADES,
     surroundings.BACKENDS,
     surroundings.FORWARD_AUTH,
 )
@@ -58,12 +59,13 @@ def _arrivals(deployment: Deployment) -> Iterator[Finding]:
         finding, plain = _unanswered(arrivals.ECHO, error), None
     yield finding
     if plain is None:
-        for name in (arrivals.IDENTITY, arrivals.CLAIMS, arrivals.CREDENTIAL):
+        for name in (arrivals.IDENTITY, arrivals.CLAIMS, arrivals.CREDENTIAL, arrivals.UPGRADES):
             yield skipped(name, "patgate whoami does not answer")
         return
     yield _checked(arrivals.IDENTITY, partial(arrivals.identity_headers, plain=plain), deployment)
     yield _checked(arrivals.CLAIMS, arrivals.client_claims, deployment)
     yield _checked(arrivals.CREDENTIAL, partial(arrivals.credential, plain=plain), deployment)
+    yield _checked(arrivals.UPGRADES, arrivals.upgrades, deployment)
 
 
 def _checked(name: str, check: Callable[[Deployment], Finding], deployment: Deployment) -> Finding:
