@@ -1,12 +1,16 @@
-"""nginx that asks for a verdict on each request (``auth_request``): patgate, or an nginx that just answers 200."""
+"""Ingresses that ask for a verdict on each request.
+
+nginx asks patgate, or an nginx that just answers 200; Envoy asks patgate, over HTTP and over gRPC.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.datasets.tokens import fill
 from bench.peers import Serving, Site
+from bench.peers.envoy import envoy_asks
 from bench.peers.patgate import install, processes, running
 from bench.system.machine import pin
 from bench.system.nginx import free_port, run_nginx
@@ -55,27 +59,41 @@ server {{ listen 127.0.0.1:{port} backlog=4096; keepalive_requests 1000000000; l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asking:
-    """An nginx and what it asks, and patgate's own port where that is patgate."""
+    """An nginx and what it asks; where that is patgate, its own port, and Envoys that ask it too."""
 
     ingress: Serving
     """Its worker is nginx's; ``beside`` has the process that gives the verdicts, as "verdict"."""
     proxied: Serving | None = None
     """The proxy listener of the same patgate, and its worker."""
+    over_http: Serving | None = None
+    """Envoy that asks the same patgate, which is ``beside`` here too."""
+    over_grpc: Serving | None = None
 
 
 @contextmanager
 def asks_patgate(site: Site) -> Iterator[Asking]:
-    """The ingress in front of the backend, with patgate's forward-auth listener."""
-    installation = install(site.directory / "verdicts", site.origin_port, forward_auth=True)
+    """The ingresses in front of the backend, with patgate's listeners for them."""
+    installation = install(site.directory / "verdicts", site.origin_port, for_ingresses=True)
     assert installation.forward_auth is not None
+    assert installation.ext_authz is not None
     fill(installation.data_dir, site.workload.tokens)
     with running(installation) as process:
         found = processes(process.pid)
         pin(found["gateway"], site.cores.subject)
         for pid in (found["authority"], process.pid):
             pin(pid, site.cores.rest)
-        with _ingress(site, "asks-patgate", installation.forward_auth, found["gateway"]) as ingress:
-            yield Asking(ingress=ingress, proxied=Serving(port=installation.port, workers=(found["gateway"],)))
+        beside = {"verdict": found["gateway"]}
+        with (
+            _ingress(site, "asks-patgate", installation.forward_auth, found["gateway"]) as ingress,
+            envoy_asks(site, installation.forward_auth, grpc=False) as over_http,
+            envoy_asks(site, installation.ext_authz, grpc=True) as over_grpc,
+        ):
+            yield Asking(
+                ingress=ingress,
+                proxied=Serving(port=installation.port, workers=(found["gateway"],)),
+                over_http=replace(over_http, beside=beside),
+                over_grpc=replace(over_grpc, beside=beside),
+            )
 
 
 @contextmanager

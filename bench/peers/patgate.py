@@ -70,6 +70,7 @@ class Installation:
     port: int
     control: int
     forward_auth: int | None = None
+    ext_authz: int | None = None
 
     def ready(self) -> bool:
         """Whether /readyz answers 200 now."""
@@ -94,18 +95,21 @@ def install(
     *,
     access: str = "off",
     pair: Pair | None = None,
-    forward_auth: bool = False,
+    for_ingresses: bool = False,
 ) -> Installation:
     """Write the configuration into ``directory``, with ``log.access``; the data directory is not created.
 
-    With ``pair`` the proxy listener speaks TLS; with ``forward_auth`` there is a forward-auth listener as well.
+    With ``pair`` the proxy listener speaks TLS; with ``for_ingresses`` there are the listeners ``forward_auth`` and
+    ``ext_authz`` as well.
     """
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
     editor = ", ".join(f'"{entity}:*"' for entity in ENTITIES)
     config = directory / "patgate.yaml"
-    entry_port = free_port() if forward_auth else None
-    entry = f'  forward_auth: {{ bind: "127.0.0.1:{entry_port}", trusted: ["127.0.0.1/32"] }}\n' if entry_port else ""
+    entries = {name: free_port() for name in ("forward_auth", "ext_authz") if for_ingresses}
+    entry = "".join(
+        f'  {name}: {{ bind: "127.0.0.1:{own}", trusted: ["127.0.0.1/32"] }}\n' for name, own in entries.items()
+    )
     tls = f', tls: {{ certificate: "{pair.certificate}", key: "{pair.key}" }}' if pair else ""
     config.write_text(
         _CONFIGURATION.format(
@@ -120,7 +124,7 @@ def install(
             entry=entry,
         )
     )
-    return Installation(config=config, data_dir=data_dir, port=port, control=control, forward_auth=entry_port)
+    return Installation(config=config, data_dir=data_dir, port=port, control=control, **entries)
 
 
 def start(installation: Installation, build: Build | None = None) -> subprocess.Popen[bytes]:

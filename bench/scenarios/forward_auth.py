@@ -1,4 +1,4 @@
-"""What a verdict costs: nginx that asks patgate, beside nginx that asks an nginx which just answers 200.
+"""What a verdict costs: nginx that asks patgate, beside nginx that asks an nginx which just answers 200; and Envoy.
 
 The second is the floor: what ``auth_request`` itself costs, with any server behind it. The CPU of the ingress and of
 the process that it asks are added. Rounds are interleaved as in ``cpu_per_request``.
@@ -28,6 +28,8 @@ _ASKED: Final = "nginx asks patgate"
 _YES: Final = "nginx asks an nginx that answers 200"
 _REFUSED: Final = "nginx asks patgate, which refuses"
 _PROXIED: Final = "patgate proxies"
+_ENVOY: Final = "Envoy asks patgate over HTTP"
+_GRPC: Final = "Envoy asks patgate over gRPC"
 
 
 def measure(run: Run) -> Part:
@@ -45,6 +47,8 @@ def measure(run: Run) -> Part:
         ours = stack.enter_context(asks_patgate(site))
         floor = stack.enter_context(asks_nginx(site))
         assert ours.proxied is not None
+        assert ours.over_http is not None
+        assert ours.over_grpc is not None
         check_answers(_STATIC, static, workload)
         check_answers(_ASKED, ours.ingress, workload)
         served = {
@@ -53,6 +57,8 @@ def measure(run: Run) -> Part:
             _YES: (floor.ingress, workload),
             _REFUSED: (ours.ingress, unknown),
             _PROXIED: (ours.proxied, workload),
+            _ENVOY: (ours.over_http, workload),
+            _GRPC: (ours.over_grpc, workload),
         }
         for name, (one, sent) in served.items():
             if name != _REFUSED:
@@ -80,6 +86,10 @@ def measure(run: Run) -> Part:
             what="CPU of a refusal through nginx, ratio to an allowance",
             spread=_ratio(_totals(samples[_REFUSED]), _totals(samples[_ASKED])),
             bound=REFUSAL,
+        ),
+        Figure(
+            what="CPU of a decision over gRPC, ratio to one over HTTP",
+            spread=_ratio(*([each.beside_us["verdict"] for each in samples[name]] for name in (_GRPC, _ENVOY))),
         ),
     )
     return Part(figures=figures, tables=(_table(samples),), notes=_notes(rounds, seconds))
@@ -109,7 +119,7 @@ def _table(samples: dict[str, list[Sample]]) -> Table:
                 f"{median(each.driven.rate for each in own):,.0f}",
             )
         )
-    head = ("on one core", "CPU per request, µs", "nginx + the one it asks", "ratio to a static key", "requests/s")
+    head = ("on one core", "CPU per request, µs", "ingress + the one it asks", "ratio to a static key", "requests/s")
     return Table(head=head, rows=tuple(rows))
 
 
@@ -117,6 +127,7 @@ def _notes(rounds: int, seconds: float) -> tuple[str, ...]:
     return (
         f"{rounds} interleaved rounds of {seconds:g} s each, the requests and the backend of `cpu`, {CONNECTIONS} "
         "kept-alive connections; ratios are taken within a round.",
-        "nginx and the process that it asks share one core; nginx sends the call as HEAD and copies nine identity "
-        "headers, from either upstream. A refusal is 401, for tokens that nobody has made; no backend sees it.",
+        "The ingress and the process that it asks share one core. nginx sends the call as HEAD and copies nine "
+        "identity headers, from either upstream; Envoy copies them too.",
+        "A refusal is 401, for tokens that nobody has made; no backend sees it.",
     )

@@ -27,6 +27,8 @@ from tests.support.process import wait_until
 
 _FIXED = ("brand", "data_dir", "store", "secret_key")
 """Settings that only a start can change."""
+_OPTIONAL = ("forward_auth", "ext_authz")
+"""Listeners that a gateway has only if its configuration names them."""
 
 
 class Pool:
@@ -91,7 +93,7 @@ def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
     wanted = copy.deepcopy(dict(config))
     listen = wanted.setdefault("listen", {})
     for name, listener in node.config["listen"].items():
-        if name != "forward_auth" or name in listen:
+        if name not in _OPTIONAL or name in listen:
             listen.setdefault(name, {}).setdefault("bind", listener["bind"])
     wanted["data_dir"] = node.config["data_dir"]
     node.begin(wanted)
