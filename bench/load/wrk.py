@@ -41,19 +41,22 @@ def drive(
     from_token: int | None = None,
     tls: bool = False,
     close: bool = False,
+    call: bool = False,
     refused: bool = False,
 ) -> Driven:
     """Send requests as fast as they are answered for ``seconds`` (whole seconds, at least one).
 
     Each request presents a token drawn at random, or, with ``from_token``, the next one in turn from that number on.
     With ``close`` each has a connection of its own (``Connection: close``); with ``tls`` these resume their sessions,
-    because wrk keeps the session of the connection before. Raises BenchError if an answer's status was 400 or above
+    because wrk keeps the session of the connection before. With ``call`` it sends what nginx asks about each request,
+    to a forward-auth listener. Raises BenchError if an answer's status was 400 or above
     (with ``refused``: below 400) or a connection failed.
     """
     order = "random" if from_token is None else str(from_token)
     options = ["--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{max(1, round(seconds))}s"]
     options += ["--timeout", "10s", "--script", str(_SCRIPT)]
-    arguments = [str(workload.tokens_file), str(workload.paths_file), str(seed), order, "close" if close else "keep"]
+    arguments = [str(workload.tokens_file), str(workload.paths_file), str(seed), order]
+    arguments.append("close" if close else "call" if call else "keep")
     url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/"
     command = [require("wrk", "wrk"), *options, url, "--", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -65,6 +65,8 @@ class Asking:
     """Its worker is nginx's; ``beside`` has the process that gives the verdicts, as "verdict"."""
     proxied: Serving | None = None
     """The proxy listener of the same patgate, and its worker."""
+    called: Serving | None = None
+    """The forward-auth listener of the same patgate, without an ingress."""
     over_http: Serving | None = None
     """Envoy that asks the same patgate, which is ``beside`` here too."""
     over_grpc: Serving | None = None
@@ -91,6 +93,7 @@ def asks_patgate(site: Site) -> Iterator[Asking]:
             yield Asking(
                 ingress=ingress,
                 proxied=Serving(port=installation.port, workers=(found["gateway"],)),
+                called=Serving(port=installation.forward_auth, workers=(found["gateway"],)),
                 over_http=replace(over_http, beside=beside),
                 over_grpc=replace(over_grpc, beside=beside),
             )

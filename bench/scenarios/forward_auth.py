@@ -28,6 +28,7 @@ _ASKED: Final = "nginx asks patgate"
 _YES: Final = "nginx asks an nginx that answers 200"
 _REFUSED: Final = "nginx asks patgate, which refuses"
 _PROXIED: Final = "patgate proxies"
+_DECIDED: Final = "patgate decides, without an ingress"
 _ENVOY: Final = "Envoy asks patgate over HTTP"
 _GRPC: Final = "Envoy asks patgate over gRPC"
 
@@ -47,6 +48,7 @@ def measure(run: Run) -> Part:
         ours = stack.enter_context(asks_patgate(site))
         floor = stack.enter_context(asks_nginx(site))
         assert ours.proxied is not None
+        assert ours.called is not None
         assert ours.over_http is not None
         assert ours.over_grpc is not None
         check_answers(_STATIC, static, workload)
@@ -57,24 +59,26 @@ def measure(run: Run) -> Part:
             _YES: (floor.ingress, workload),
             _REFUSED: (ours.ingress, unknown),
             _PROXIED: (ours.proxied, workload),
+            _DECIDED: (ours.called, workload),
             _ENVOY: (ours.over_http, workload),
             _GRPC: (ours.over_grpc, workload),
         }
         for name, (one, sent) in served.items():
-            if name != _REFUSED:
+            if name not in (_REFUSED, _DECIDED):
                 warm(one.port, sent, run.cores)
         for number in range(rounds):
             for name in list(served)[:: 1 if number % 2 == 0 else -1]:
                 one, sent = served[name]
-                refused = name == _REFUSED
-                driver = partial(drive, one.port, sent, run.cores, seconds=seconds, seed=new_seed(), refused=refused)
-                samples.setdefault(name, []).append(sample(name, one, origin, driver, reached=not refused))
-    verdict = [each.beside_us["verdict"] for each in samples[_ASKED]]
-    proxied = [each.cpu_us for each in samples[_PROXIED]]
+                refused, call = name == _REFUSED, name == _DECIDED
+                driver = partial(
+                    drive, one.port, sent, run.cores, seconds=seconds, seed=new_seed(), refused=refused, call=call
+                )
+                samples.setdefault(name, []).append(sample(name, one, origin, driver, reached=not refused and not call))
+    decided, proxied = ([each.cpu_us for each in samples[name]] for name in (_DECIDED, _PROXIED))
     figures = (
         Figure(
             what="CPU of a decision for an ingress, ratio to a proxied request",
-            spread=_ratio(verdict, proxied),
+            spread=_ratio(decided, proxied),
             bound=DECISION,
         ),
         Figure(
@@ -127,7 +131,9 @@ def _notes(rounds: int, seconds: float) -> tuple[str, ...]:
     return (
         f"{rounds} interleaved rounds of {seconds:g} s each, the requests and the backend of `cpu`, {CONNECTIONS} "
         "kept-alive connections; ratios are taken within a round.",
-        "The ingress and the process that it asks share one core. nginx sends the call as HEAD and copies nine "
+        "A decision without an ingress is for the calls that nginx sends; the load generator is on the other core, as "
+        "for a proxied request.",
+        "An ingress and the process that it asks share one core. nginx sends the call as HEAD and copies nine "
         "identity headers, from either upstream; Envoy copies them too.",
         "A refusal is 401, for tokens that nobody has made; no backend sees it.",
     )
