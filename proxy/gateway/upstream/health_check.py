@@ -182,16 +182,16 @@ class HealthChecks:
         probe: Probe | None = None
         status: int | None = None
         try:
-            async with asyncio.timeout(health.timeout):
-                request = _request(upstream, server, health)
-                probe = await server.dial(lambda: Probe(request))
-                status = await probe.status
-            why = _judge(status, health)
-        except TimeoutError:
-            why = "no answer in time" if probe is not None else "no connection in time"
-        except OSError as error:
-            why = explain(error)
-        try:
+            try:
+                async with asyncio.timeout(health.timeout):
+                    request = _request(upstream, server, health)
+                    probe = await server.dial(lambda: Probe(request))
+                    status = await probe.status
+                why = _judge(status, health)
+            except TimeoutError:
+                why = "no answer in time" if probe is not None else "no connection in time"
+            except OSError as error:
+                why = explain(error)
             self._note(upstream, server, health, checked, why)
             if probe is not None and status is not None:
                 await asyncio.wait((probe.gone,), timeout=_LINGER_SECONDS)

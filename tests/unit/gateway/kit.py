@@ -196,6 +196,9 @@ class Backend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in self.connections:
+            # A task that was cancelled before its first step has closed nothing.
+            connection.writer.close()
         if self.errors:
             raise self.errors[0]
 

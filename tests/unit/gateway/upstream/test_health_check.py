@@ -243,6 +243,23 @@ async def test_a_server_that_refuses_connections_is_ill_and_its_recovery_clears_
                 assert (await client.ask(get("/open/a"))).body == b"back"
 
 
+async def test_a_check_that_is_cancelled_while_it_waits_for_an_answer_closes_its_connection() -> None:
+    gone = asyncio.Event()
+
+    async def silent(connection: BackendConnection) -> None:
+        await connection.request()
+        asked.set()
+        if await connection.gone():
+            gone.set()
+
+    asked = asyncio.Event()
+    async with backend(silent) as one, watched(servers=[f"http://{HOST}:{one.port}"], health=OFTEN) as gateway:
+        await asyncio.wait_for(asked.wait(), 10)
+        gateway.watching = False
+        await gateway.watch.close()
+        await asyncio.wait_for(gone.wait(), 10)
+
+
 async def test_a_check_reaches_a_unix_socket(tmp_path: Path) -> None:
     one = Condition(b"one", ILL)
 
