@@ -159,9 +159,9 @@ def test_a_decision_by_the_requirement_of_an_ingress_is_explained_by_that_requir
             assert (response.status == 200) is (reason == "allowed")
             decisions.append((response.get("X-Request-Id") or "", requirement, reason))
     for decision, requirement, reason in decisions:
-        told = decided(node, decision)
-        then, now = told["then"], told["now"]
-        assert (then["reason"], now["reason"], told["differences"], told["notes"]) == (reason, reason, [], [])
+        explained = decided(node, decision)
+        then, now = explained["then"], explained["now"]
+        assert (then["reason"], now["reason"], explained["differences"], explained["notes"]) == (reason, reason, [], [])
         assert set(then["requirement"].split("&")) == set(requirement.split("&"))
         assert now["requirement"] == then["requirement"]
         assert sum(step["result"] == "fail" for step in now["steps"]) == (reason != "allowed")

@@ -8,7 +8,7 @@ Rules of this module:
    address of the client from ``source``. Without one, ``X-Forwarded-For`` is left out, and the address is Envoy's.
 4. A requirement comes from Envoy's route only (``context_extensions``), and is read as in the path of a call.
 5. Of lines that Envoy has joined by commas, those that may occur only once are two lines again: two credentials, two
-   destinations. A destination with a comma is written twice, and so refused: it cannot be told from two.
+   destinations. A destination with a comma is written twice, and so refused: it looks the same as two.
 6. Outside raw headers Envoy replaces bytes that are not UTF-8 by ``!``, and forwards them as they were. So a target or
    a second target with a ``!`` is refused, unless the raw header confirms it.
 7. Fields of the client's connection and of its body are not described: Envoy forwards the request, patgate does not.

@@ -110,7 +110,7 @@ async def test_a_header_with_a_token_in_one_of_its_lines_is_removed_whole(own: b
 
 
 async def test_two_destinations_that_envoy_has_joined_are_two_destinations() -> None:
-    """A backend may take either line; a path with a comma cannot be told from two lines."""
+    """A backend may take either line; a path with a comma looks the same as two lines."""
     async with place() as here:
         envoy = await here.envoy()
         joined = (here.login(), (b"destination", b"/v1/things/1,/shut/x"))

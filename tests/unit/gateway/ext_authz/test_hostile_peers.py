@@ -84,13 +84,19 @@ async def test_a_peer_that_does_not_read_its_answers_is_disconnected() -> None:
         with mute(here) as client:
             await client.send()
             connection = await accepted(here)
-            transport = connection.transport
-            assert transport is not None
-            transport.set_write_buffer_limits(high=64 * 1024 * 1024)
-            transport.write(b"\0" * 8_000_000)
+            transport = fill(connection)
             transport.set_write_buffer_limits(high=transport.get_write_buffer_size() + 10)
             await client.send(client.begin(check()) + client.begin(check()))
             await until(lambda: not here.listener.connections)
+
+
+def fill(connection: served.EnvoyConnection) -> asyncio.Transport:
+    """Write more than the kernel takes, and less than what pauses the connection; its transport."""
+    transport = connection.transport
+    assert transport is not None
+    transport.set_write_buffer_limits(high=64 * 1024 * 1024)
+    transport.write(b"\0" * 8_000_000)
+    return transport
 
 
 @pytest.mark.parametrize("end", ["protocol", "goaway", "eof"])
@@ -101,11 +107,7 @@ async def test_a_connection_that_ends_with_unread_answers_is_reset_in_time(end: 
             await client.send(client.begin(OPEN))
             connection = await accepted(here)
             await until(lambda: not connection.idle())
-            transport = connection.transport
-            assert transport is not None
-            # More than the kernel takes, and less than what pauses the connection.
-            transport.set_write_buffer_limits(high=64 * 1024 * 1024)
-            transport.write(b"\0" * 8_000_000)
+            fill(connection)
             if end == "protocol":
                 await client.send(b"\0\0\x08\x06\0\0\0\0\x01" + b"x" * 8)  # a PING on a stream
             elif end == "goaway":
@@ -138,10 +140,7 @@ async def test_a_goaway_while_calls_wait_for_a_reload_does_not_disturb_the_reloa
             await client.send(client.begin(OPEN))
             connection = await accepted(here)
             await until(lambda: not connection.idle())
-            transport = connection.transport
-            assert transport is not None
-            transport.set_write_buffer_limits(high=64 * 1024 * 1024)
-            transport.write(b"\0" * 8_000_000)
+            transport = fill(connection)
             client.h2.close_connection()
             await client.send()
             await until(lambda: transport.is_closing())
