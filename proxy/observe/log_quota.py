@@ -20,7 +20,7 @@ LEAST_KIND_BYTES: Final = 4 * 1024
 KINDS_AT_ONCE: Final = 4
 """How many kinds can use up their quotas before the quota of the whole process is used up."""
 MOST_KINDS: Final = 256
-_REFILL_SECONDS: Final = 60.0
+REFILL_SECONDS: Final = 60.0
 _OTHER: Final = "other kinds"
 
 
@@ -37,7 +37,7 @@ class _KindQuota:
 
     def refill(self, now: float) -> None:
         """Add the bytes for the time since the last call."""
-        self.left = min(self._bytes, self.left + (now - self._at) * self._bytes / _REFILL_SECONDS)
+        self.left = min(self._bytes, self.left + (now - self._at) * self._bytes / REFILL_SECONDS)
         self._at = now
 
 
