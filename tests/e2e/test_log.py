@@ -26,7 +26,7 @@ def test_a_log_that_is_copied_and_truncated_goes_on_at_its_beginning(tmp_path: P
             for connection in node.connection_to_each_worker().values():
                 with connection:
                     assert connection.request("GET", target).status == 200
-            wait_until(lambda: log.read_text().count(target) == 2, "a line of each worker", seconds=10)
+            wait_until(lambda: log.read_text().count(target) == 2, "a line of each worker")
 
         ask("/public/before")
         shutil.copy(log, rotated)

@@ -50,8 +50,8 @@ def test_requests_are_counted_by_route_and_outcome_over_both_workers(gateway: Pa
     def grown(name: str, labels: Mapping[str, str]) -> float:
         return total(scrape(gateway), name, labels) - total(before, name, labels)
 
-    wait_until(lambda: grown("patgate_requests_total", allowed) >= 40, "40 allowed requests in the metrics", seconds=20)
-    wait_until(lambda: grown("patgate_requests_total", refused) >= 20, "20 refused requests in the metrics", seconds=20)
+    wait_until(lambda: grown("patgate_requests_total", allowed) >= 40, "40 allowed requests in the metrics")
+    wait_until(lambda: grown("patgate_requests_total", refused) >= 20, "20 refused requests in the metrics")
     assert grown("patgate_requests_total", allowed) == 40
     assert grown("patgate_requests_total", refused) == 20
     assert grown("patgate_request_seconds_count", route) == 60
@@ -67,7 +67,7 @@ def test_the_cache_the_epoch_and_the_workers_are_there(gateway: Patgate, recorde
     def hits() -> bool:
         return total(scrape(gateway), "patgate_cache_hits_total") - total(before, "patgate_cache_hits_total") >= 4
 
-    wait_until(hits, "cache hits in the metrics", seconds=20)
+    wait_until(hits, "cache hits in the metrics")
     samples = scrape(gateway)
     assert total(samples, "patgate_cache_entries") >= 1
     assert total(samples, "patgate_epoch") >= 1

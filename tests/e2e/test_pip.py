@@ -69,7 +69,7 @@ def index(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         str(packages),
     ]
     with Process(argv, name="pypiserver", directory=tmp_path_factory.mktemp("index")) as process:
-        wait_until(lambda: accepts(port), "pypiserver listening", seconds=40, process=process)
+        wait_until(lambda: accepts(port), "pypiserver listening", process=process)
         yield port
 
 

@@ -183,7 +183,7 @@ def test_reloads_leave_no_descriptor_behind(node: Patgate, token: Token) -> None
         assert now.keys() == before.keys()
         return all(now[pid] <= before[pid] + 2 for pid in now)  # a spare's pipes open and close
 
-    wait_until(no_more, f"no more descriptors than {before}", seconds=30)
+    wait_until(no_more, f"no more descriptors than {before}")
     write(node, roles=ROLES)
     reload(node)
 
@@ -219,9 +219,9 @@ def test_the_number_of_workers_follows_it_and_nobody_is_lost(node: Patgate, toke
         for count in (3, 1, 2):
             write(node, workers=count)
             reload(node)
-            wait_until(partial(has_workers, node, count), f"{count} workers", seconds=60)
+            wait_until(partial(has_workers, node, count), f"{count} workers")
             newcomers.wait_for_more(20, seconds=30)
-            wait_until(node.is_ready, "ready", seconds=30)
+            wait_until(node.is_ready, "ready")
     # A connection that is idle when its worker drains is closed, as any idle one may be; its client reconnects.
     assert newcomers.statuses() <= {200, None}
     assert newcomers.count(None) <= 4
@@ -237,7 +237,7 @@ def test_reloads_in_quick_succession_end_in_the_newest_configuration(node: Patga
         write(node, routes=[{"path": f"/turn/{turn}", "access": "public", "upstream": "app"}, *ROUTES])
         node.process.signal(signal.SIGHUP)
     with node.connect() as connection:
-        wait_until(lambda: connection.request("GET", "/turn/4").status == 200, "the newest configuration", seconds=30)
+        wait_until(lambda: connection.request("GET", "/turn/4").status == 200, "the newest configuration")
         assert connection.request("GET", "/turn/0").status == 403
     settle(node)
     assert set(outcomes(node)[before:]) <= {RELOADED}
@@ -250,9 +250,9 @@ def test_a_worker_that_dies_in_a_reload_comes_back_with_the_new_configuration(no
     restarted = count_of(node, "child restarted")
     node.process.signal(signal.SIGHUP)
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: outcomes(node)[before:], "the end of the reload", seconds=60, process=node.process)
+    wait_until(lambda: outcomes(node)[before:], "the end of the reload", process=node.process)
     assert set(outcomes(node)[before:]) == {RELOADED}
-    wait_until(lambda: count_of(node, "child restarted") > restarted, "the worker replaced", seconds=60)
+    wait_until(lambda: count_of(node, "child restarted") > restarted, "the worker replaced")
     for connection in node.connection_to_each_worker().values():
         assert connection.request("GET", "/new").status == 200
         connection.close()
@@ -380,6 +380,6 @@ def test_the_end_does_not_wait_for_workers_that_a_reload_starts_in_vain(tmp_path
         (gateway.data / "link.sock").rename(gateway.data / "moved.sock")
         write(gateway, workers=2)
         gateway.process.signal(signal.SIGHUP)
-        wait_until(lambda: len(gateway.all_workers()) == 2, "a worker that cannot be ready", seconds=60)
+        wait_until(lambda: len(gateway.all_workers()) == 2, "a worker that cannot be ready")
         gateway.process.signal(signal.SIGTERM)
         assert gateway.process.wait(60) == 0

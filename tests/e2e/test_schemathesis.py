@@ -104,7 +104,7 @@ def explore(cast: Cast, directory: Path, token: Token | None, *options: str) -> 
         [program("st"), "--config-file", str(directory / "schemathesis.toml"), "run", url, "--no-color", *options],
         cwd=directory,
         environ=environ,
-        seconds=600,
+        seconds=480,
     )
     assert done.returncode == 0, done.stdout[-12_000:] + done.stderr[-2_000:]
     assert "Traceback" not in cast.node.log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -18,7 +17,7 @@ import pytest
 from tests.support.errors import error_in
 from tests.support.gateway import ControlClient, Patgate, Token
 from tests.support.load import Load
-from tests.support.operate import settle_spares
+from tests.support.operate import remove, settle_spares
 from tests.support.process import accepts, wait_until
 from tests.support.rawhttp import ConnectionEnded, request_bytes
 from tests.support.recorder import Recorder
@@ -76,7 +75,7 @@ def kill_a_worker(node: Patgate, token: Token) -> float:
         def replacement() -> int | None:
             return next(iter({*node.worker_pids()} - {victim, survivor}), None)
 
-        pid = wait_until(replacement, "the worker replaced", seconds=10)
+        pid = wait_until(replacement, "the worker replaced")
 
         def served() -> float | None:
             connection = node.connect()
@@ -86,7 +85,7 @@ def kill_a_worker(node: Patgate, token: Token) -> float:
                     return time.monotonic() - killed
             return None
 
-        recovered = wait_until(served, "the new worker serving", seconds=10)
+        recovered = wait_until(served, "the new worker serving")
         undisturbed.wait_for_more(50)
         newcomers.wait_for_more(50)
     dying.close()
@@ -120,7 +119,7 @@ def kill_the_authority(node: Patgate) -> float:
             return False
         return True
 
-    wait_until(changed, "a change made by the new authority", seconds=15)
+    wait_until(changed, "a change made by the new authority")
     assert node.authority_pid() != victim
     return time.monotonic() - killed
 
@@ -162,7 +161,7 @@ def test_an_authority_that_is_killed_under_lookups_is_no_defect_of_its_workers(n
             for _ in range(2):
                 victim = node.authority_pid()
                 os.kill(victim, signal.SIGKILL)
-                wait_until(partial(_is_another, node, victim), "another authority", seconds=60)
+                wait_until(partial(_is_another, node, victim), "another authority")
         finally:
             over.set()
         for each in asking:
@@ -186,7 +185,7 @@ def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one
         assert connection.request("GET", TARGET, headers=token.bearer).status == 200
     victim = node.authority_pid()
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: accepts_control(node, victim), "the new authority", seconds=20)
+    wait_until(lambda: accepts_control(node, victim), "the new authority")
     with node.control_socket() as control:
         control.revoke(token)
     for connection in connections:
@@ -214,10 +213,10 @@ def test_a_worker_comes_back_for_public_routes_while_there_is_no_authority(node:
                     return time.monotonic() - killed
             return None
 
-        assert wait_until(served, "a public route served by the new worker", seconds=10) < 2 * RECOVERY_SECONDS
+        assert wait_until(served, "a public route served by the new worker") < 2 * RECOVERY_SECONDS
     finally:
         os.kill(authority, signal.SIGCONT)
-    wait_until(node.is_ready, "every worker linked again", seconds=10)
+    wait_until(node.is_ready, "every worker linked again")
 
 
 def test_a_spare_is_neither_a_worker_nor_the_authority_and_its_death_harms_nobody(node: Patgate, token: Token) -> None:
@@ -228,7 +227,7 @@ def test_a_spare_is_neither_a_worker_nor_the_authority_and_its_death_harms_nobod
     assert f"patgate_workers {len(serving) - 1}" in node.control("GET", "/metrics").body.decode()
     for pid in spares:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(alive(pid) for pid in spares), "the spares gone", seconds=20)
+    wait_until(lambda: not any(alive(pid) for pid in spares), "the spares gone")
     assert [node.authority_pid(), *node.all_workers()] == serving
     assert node.is_ready()
     kill_the_authority_without_a_spare(node)
@@ -238,7 +237,7 @@ def test_a_spare_is_neither_a_worker_nor_the_authority_and_its_death_harms_nobod
 def kill_the_authority_without_a_spare(node: Patgate) -> None:
     victim = node.authority_pid()
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: accepts_control(node, victim), "the new authority", seconds=15)
+    wait_until(lambda: accepts_control(node, victim), "the new authority")
 
 
 def accepts_control(node: Patgate, old: int) -> bool:
@@ -257,6 +256,7 @@ class Changes:
         self._control = control
         self._label = label
         self._thread = threading.Thread(target=self._change, name="changes", daemon=True)
+        self._stop = threading.Event()
         self.users: list[str] = []
         self.revoked: list[Token] = []
         self.rotated: list[tuple[Token, Token]] = []
@@ -266,6 +266,7 @@ class Changes:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._stop.set()  # after a failure of the test nothing else ends it
         self._thread.join()
 
     @property
@@ -275,7 +276,7 @@ class Changes:
     def _change(self) -> None:
         number = 0
         try:
-            while True:
+            while not self._stop.is_set():
                 number += 1
                 email = f"user-{self._label}-{number}@example.org"
                 self._control.call("POST", "/users", {"email": email, "role": "editor"})
@@ -295,9 +296,9 @@ def test_killing_everything_loses_no_acknowledged_change(node: Patgate, token: T
     node.all_workers()
     with Load(node.connect, TARGET, token.bearer), node.control_socket() as control:
         with Changes(control, str(acknowledged)) as changes:
-            wait_until(lambda: changes.count >= acknowledged, f"{acknowledged} changes", seconds=20)
+            wait_until(lambda: changes.count >= acknowledged, f"{acknowledged} changes")
             node.kill_everything()
-        wait_until(lambda: not accepts(node.port), "every process gone", seconds=20)
+        wait_until(lambda: not accepts(node.port), "every process gone")
     node.start()
     known = {user["email"] for user in listed(node)}
     assert set(changes.users) <= known
@@ -337,7 +338,7 @@ def test_a_killed_supervisor_takes_its_children_with_it(node: Patgate) -> None:
     """Its end closes their lifeline, so that no process serves without a supervisor to restart it."""
     pids = [*node.all_workers(), node.authority_pid(), *node.spare_pids()]
     node.process.signal(signal.SIGKILL)
-    wait_until(lambda: not any(alive(pid) for pid in pids), "the children ended", seconds=15)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the children ended")
     node.stop()
     node.start()
 
@@ -351,7 +352,7 @@ def test_a_data_directory_taken_away_is_said_once_and_everything_ends(
         node.expects("process ends", "the data directory is no longer ours; the lease is not renewed")
         wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")
         if taken == "removed":
-            shutil.rmtree(node.data)
+            remove(node.data)
         else:
             node.data.rename(tmp_path / "away")
         if taken.endswith("killed"):

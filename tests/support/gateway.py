@@ -22,6 +22,7 @@ from tests.support import errors
 from tests.support.command import command
 from tests.support.leaks import DIRECTORIES, SECRETS
 from tests.support.process import (
+    HANGS_SECONDS,
     LOOPBACK,
     Process,
     accepts,
@@ -123,7 +124,7 @@ class Patgate:
             cwd=ROOT,
         )
 
-    def wait_ready(self, seconds: float = 60.0) -> None:
+    def wait_ready(self, seconds: float = HANGS_SECONDS) -> None:
         wait_until(self.is_ready, "patgate ready", seconds=seconds, process=self.process)
 
     def is_ready(self) -> bool:
@@ -221,7 +222,7 @@ class Patgate:
 
     # --- the operator's tools ---
 
-    def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, seconds: float = HANGS_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run a patgate command with this node's configuration in a new process. Any exit code is returned."""
         return patgate(*arguments, "--config", str(self.config_file), environ=self.environ, seconds=seconds)
 
@@ -252,7 +253,7 @@ class Patgate:
 
     def control(self, method: str, path: str) -> Response:
         """Send one request to the control listener (TCP): health and metrics."""
-        with Connection(self.control_port, seconds=20) as connection:
+        with Connection(self.control_port) as connection:
             return connection.request(
                 method, path, headers={"Connection": "close"}, host=f"{LOOPBACK}:{self.control_port}"
             )
@@ -331,7 +332,7 @@ class ControlClient:
 
 
 def patgate(
-    *arguments: str, environ: Mapping[str, str] | None = None, seconds: float = 60.0, cwd: Path = ROOT
+    *arguments: str, environ: Mapping[str, str] | None = None, seconds: float = HANGS_SECONDS, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Run a patgate command in a new process."""
     return run(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from tests.support.process import wait_until
+from tests.support.process import HANGS_SECONDS, wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded, request_bytes
 
 
@@ -55,7 +55,7 @@ class Load:
         self._stopped.set()
         self._thread.join()
 
-    def wait_for_more(self, count: int, *, status: int = 200, seconds: float = 30.0) -> None:
+    def wait_for_more(self, count: int, *, status: int = 200, seconds: float = HANGS_SECONDS) -> None:
         """Wait for the given number of further answers with that status."""
         enough = self.count(status) + count
         wait_until(lambda: self.count(status) >= enough, f"{count} more answers of {status}", seconds=seconds)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.support.gateway import Patgate, complete
-from tests.support.process import wait_until
+from tests.support.process import HANGS_SECONDS, wait_until
 
 RELOADED = "reloaded"
 REFUSED = "reload refused: the previous configuration stays in use"
@@ -28,7 +30,7 @@ def write(node: Patgate, **changes: Any) -> None:
     draft.replace(node.config_file)
 
 
-def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> None:
+def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = HANGS_SECONDS) -> None:
     """Send SIGHUP and wait until the reload is reported to have the expected outcome."""
     before = len(outcomes(node))
     node.process.signal(signal.SIGHUP)
@@ -36,7 +38,7 @@ def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> N
     assert outcomes(node)[before:] == [expect], node.process.tail()
 
 
-def settle(node: Patgate, *, seconds: float = 60.0) -> None:
+def settle(node: Patgate, *, seconds: float = HANGS_SECONDS) -> None:
     """Wait until every reload that has begun has ended."""
 
     def ended() -> bool:
@@ -59,7 +61,7 @@ def settle_spares(node: Patgate) -> None:
         loaded = {pid for event, pid in events[last:] if event == "spare stands by"}
         return len(loaded & {*node.spare_pids()}) == 2
 
-    wait_until(stand_by, "both spares standing by", seconds=30, process=node.process)
+    wait_until(stand_by, "both spares standing by", process=node.process)
 
 
 def problems(node: Patgate) -> list[str]:
@@ -76,3 +78,9 @@ def metric(node: Patgate, name: str) -> float:
 def routes(*paths: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A list of routes to the upstream ``app``."""
     return [{"upstream": "app", **path} for path in paths]
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory in which processes create files meanwhile."""
+    while directory.exists():
+        shutil.rmtree(directory, ignore_errors=True)

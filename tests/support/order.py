@@ -89,6 +89,7 @@ TOGETHER: Final = (
     "tests/unit/gateway/phases/test_revalidate.py",
     "tests/unit/gateway/downstream/test_connection.py",
     "tests/unit/gateway/grants/test_authority_ends.py",
+    "tests/unit/supervisor/test_keeper.py",
 )
 """The files with tests that run alone.
 

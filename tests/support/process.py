@@ -19,6 +19,8 @@ from tests.support import errors
 T = TypeVar("T")
 
 POLL_SECONDS = 0.01
+HANGS_SECONDS = 120.0
+"""How long a test waits for what is sure to come: longer than on any busy machine, shorter than the end of the run."""
 LOOPBACK = "127.0.0.1"
 PORTS = (20_000, 32_000)
 
@@ -94,7 +96,7 @@ class Process:
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
-    def wait(self, seconds: float = 20.0) -> int:
+    def wait(self, seconds: float = HANGS_SECONDS) -> int:
         """The exit code; fails with the log if the program does not end in time."""
         try:
             return self._popen.wait(seconds)
@@ -126,7 +128,7 @@ def run(
     *,
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
-    seconds: float = 60.0,
+    seconds: float = HANGS_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program that ends by itself; return its exit code and both outputs as text."""
     return subprocess.run(
@@ -143,7 +145,7 @@ def run(
 
 
 def wait_until(
-    condition: Callable[[], T | None], what: str, *, seconds: float = 30.0, process: Process | None = None
+    condition: Callable[[], T | None], what: str, *, seconds: float = HANGS_SECONDS, process: Process | None = None
 ) -> T:
     """The first truthy value of the condition; fails at the deadline, or as soon as ``process`` has exited."""
     deadline = time.monotonic() + seconds

@@ -53,7 +53,7 @@ class Connection:
         *,
         host: str = LOOPBACK,
         source: str | None = None,
-        seconds: float = 15.0,
+        seconds: float = 60.0,
         sock: socket.socket | None = None,
     ) -> None:
         self.socket = sock or socket.create_connection(

@@ -103,7 +103,7 @@ class Recorder(Listener):
 
     def last(self) -> Recorded:
         """The newest request; wait for one, because an answer may be faster than the recorder's own thread."""
-        return wait_until(lambda: self.requests or None, "a request at the backend", seconds=20)[-1]
+        return wait_until(lambda: self.requests or None, "a request at the backend")[-1]
 
     def serve(self, number: int, connection: socket.socket) -> None:
         with self._lock:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import ROOT
-from tests.support.process import Process, wait_until
+from tests.support.process import HANGS_SECONDS, Process, wait_until
 
 PYTHON = ROOT / ".venv-backends" / "bin" / "python"
 
@@ -83,7 +83,7 @@ class Remote:
         number = self._asked
         self._sock.sendall(json.dumps({"ask": number, "verb": verb, "with": arguments}).encode() + b"\n")
 
-        def result(seconds: float = 30.0) -> Any:
+        def result(seconds: float = HANGS_SECONDS) -> Any:
             wait_until(lambda: number in self._answers, f"the answer to {verb}", seconds=seconds, process=self.process)
             answer = self._answers.pop(number)
             if "raised" in answer:
@@ -100,7 +100,7 @@ class Remote:
         wanted = {"event": event} | facts
         return [told for told in tuple(self.events) if wanted.items() <= told.items()]
 
-    def hears(self, event: str, *, seconds: float = 30.0, **facts: Any) -> dict[str, Any]:
+    def hears(self, event: str, *, seconds: float = HANGS_SECONDS, **facts: Any) -> dict[str, Any]:
         """Wait for the first such event and return it."""
         return wait_until(
             lambda: next(iter(self.told(event, **facts)), None),

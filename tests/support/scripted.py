@@ -16,7 +16,7 @@ from tests.support.sentinel import Watch
 from tests.support.tap import reset
 
 BLOCK = 1 << 18
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class GatewayLeft(Exception):

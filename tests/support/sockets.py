@@ -30,7 +30,7 @@ def unread(server_port: int, client_port: int) -> int | None:
     return None
 
 
-def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 5.0) -> int:
+def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 30.0) -> int:
     """Wait until one of ``pids`` has accepted the connection, and return the one that holds the server's end."""
     candidates = list(pids)
 

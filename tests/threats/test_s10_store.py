@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.disk import Calls, FailingDisk
 from tests.support.gateway import ControlClient, Patgate, Token
+from tests.support.operate import remove
 from tests.support.process import wait_until
 from tests.support.recorder import Recorder
 
@@ -172,7 +173,7 @@ def _move(data: Path) -> None:
 
 
 def _remove_directory(data: Path) -> None:
-    shutil.rmtree(data)
+    remove(data)
 
 
 TAKEN: list[Callable[[Path], None]] = [

@@ -67,10 +67,10 @@ def test_a_client_that_leaves_before_its_answer_takes_its_upstream_connection_al
         left = time.monotonic()
     assert noticed.wait(20)
     # A second, and a tolerance for a busy machine; the response takes ten.
-    assert time.monotonic() - left < 4
+    assert time.monotonic() - left < 8
     assert_own_answers(node)
     assert misbehaving.peers[0].targets == ["/public/gave-up"]
-    wait_until(lambda: len(logged(node)) > before, "the line of the request", seconds=20)
+    wait_until(lambda: len(logged(node)) > before, "the line of the request")
     assert logged(node)[before:] == [(499, "client_left")]
 
 
@@ -90,8 +90,8 @@ def test_a_client_that_leaves_inside_its_body_leaves_no_half_request_behind(
         connection.send(
             b"POST /public/half HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
         )
-        wait_until(lambda: misbehaving.targets, "the head at the backend", seconds=20)
-    wait_until(lambda: ended, "the connection's end at the backend", seconds=20)
+        wait_until(lambda: misbehaving.targets, "the head at the backend")
+    wait_until(lambda: ended, "the connection's end at the backend")
     assert not ended[0].endswith(b"0\r\n\r\n"), "the half body was made to look whole"
     assert_own_answers(node)
 

@@ -489,7 +489,7 @@ def test_who_was_refused_what_is_in_the_audit_log(world: World, narrow: Api) -> 
         def found(decision: str = decision) -> list[Any]:
             return world.root.items("/audit", request=decision)
 
-        (event,) = wait_until(found, "the event", seconds=20, process=world.node.process)
+        (event,) = wait_until(found, "the event", process=world.node.process)
         assert (event["action"], event["reason"], event["actor_id"], event["outcome"]) == (
             action,
             reason,

@@ -117,7 +117,7 @@ def settled(node: Patgate, name: str) -> float:
         assert connection.request("GET", "/mark").status == 200
     made = next(MARKS)
     mark = {"route": "/mark"}
-    wait_until(lambda: metric(node, "patgate_requests_total", mark) == made, "the worker's report", seconds=10)
+    wait_until(lambda: metric(node, "patgate_requests_total", mark) == made, "the worker's report")
     return metric(node, name)
 
 
@@ -223,7 +223,7 @@ def test_a_flood_of_malformed_requests_writes_a_bounded_log(malformed: bytes, no
                 assert connection.exchange(malformed, method="GET").status == 400
         valid.wait_for_more(20)
     assert valid.statuses() == {200}
-    wait_until(lambda: '"requests not logged"' in node.log, "what was left out", seconds=20)
+    wait_until(lambda: '"requests not logged"' in node.log, "what was left out")
     minutes = (time.monotonic() - began) / 60
     assert log.stat().st_size - size <= 250_000 + 750_000 * minutes
 
@@ -290,7 +290,7 @@ def test_slow_bodies_are_gone_within_their_deadline(
     assert_undisturbed(others)
     waiting = [peer for peer in scripted.peers if "/public/slow" in peer.targets]
     assert len(waiting) >= 50
-    wait_until(lambda: all(peer.ended.is_set() for peer in waiting), "the backend's connections gone", seconds=20)
+    wait_until(lambda: all(peer.ended.is_set() for peer in waiting), "the backend's connections gone")
 
 
 def test_bodies_that_trickle_are_gone_though_they_never_pause(node: Patgate, token: Token) -> None:
@@ -306,7 +306,7 @@ def test_bodies_that_trickle_are_gone_though_they_never_pause(node: Patgate, tok
             time.sleep(0.05)  # the interval of the trickle
             return gone(slow)
 
-        wait_until(ended, "50 trickling bodies gone", seconds=20)
+        wait_until(ended, "50 trickling bodies gone")
         others.wait_for_more(20)
     assert others.statuses() == {200}
 

@@ -58,6 +58,7 @@ async def test_killing_a_keeper_while_its_child_starts_does_not_wait_for_readine
                 await start
 
 
+@pytest.mark.alone
 async def test_a_killed_child_is_replaced_within_a_second(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     async with keeping(WELL_BEHAVED, diary) as keeper, asyncio.TaskGroup() as group:

@@ -321,9 +321,9 @@ async def test_a_flood_of_unknown_tokens_delays_no_token_that_was_good_until_a_c
         asked = w.authority.asked["changes"]
         for one in good:
             w.commit(f"token:{one.token_id}")
-            assert await asyncio.wait_for(w.bearer(one.token), 1.0) is None
+            assert await asyncio.wait_for(w.bearer(one.token), 20) is None
         w.commit("user:usr1")
-        verdicts = await asyncio.wait_for(asyncio.gather(*(w.bearer(one.token) for one in good)), 1.0)
+        verdicts = await asyncio.wait_for(asyncio.gather(*(w.bearer(one.token) for one in good)), 20)
         assert verdicts == [None, None, None]
         assert w.authority.asked["changes"] > asked
         assert not answer_strangers.is_set()
@@ -356,7 +356,7 @@ async def test_changes_are_fetched_however_many_requests_wait() -> None:
         ]
         await until(lambda: w.authority.asked["verify"] == 1024)
         w.commit("token:another")
-        assert await asyncio.wait_for(w.bearer(good.token), 1.0) is None
+        assert await asyncio.wait_for(w.bearer(good.token), 20) is None
         assert w.authority.asked["changes"] == 1
         for task in waiting:
             task.cancel()
@@ -375,10 +375,10 @@ async def test_a_caller_that_waits_for_changes_continues_when_a_push_brings_them
         later = asyncio.create_task(w.bearer(minted.token), name="later")
         await asyncio.sleep(0.02)
         w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": ["token:one"]})
-        assert await asyncio.wait_for(waiting, 1.0) is None
+        assert await asyncio.wait_for(waiting, 20) is None
         assert not later.done()
         w.authority.push({"push": "changes", "since": 1, "epoch": 2, "keys": ["token:two"]})
-        assert await asyncio.wait_for(later, 1.0) is None
+        assert await asyncio.wait_for(later, 20) is None
         assert w.authority.asked["changes"] == 1
 
 

@@ -22,7 +22,7 @@ def streaming(*pieces: bytes, head: bytes = EVENTS) -> Handler:
         await connection.send(head)
         for piece in pieces:
             await connection.send(piece)
-        await connection.gone()
+        assert await connection.gone()
 
     return handle
 
@@ -87,14 +87,20 @@ async def test_a_response_is_an_event_stream_by_its_media_type(media_type: bytes
 
 async def test_a_reader_that_closes_a_silent_stream_is_noticed_at_once() -> None:
     """Only the closed connection shows it: nothing is sent that could fail, and the idle limit is long."""
-    async with serving(streaming(TICK)) as (gateway, backend):
+    closed = asyncio.Event()
+
+    async def handle(connection: BackendConnection) -> None:
+        await streaming(TICK)(connection)
+        closed.set()
+
+    async with serving(handle) as (gateway, _):
         client = await gateway.client()
         client.send(get("/open/a"))
         await client.reader.readuntil(TICK)
         client.writer.close()
         await until(lambda: not gateway.listener.connections)
         assert gateway.idle == gateway.active == 0
-        assert await backend.connections[0].gone()
+        await until(closed.is_set)
 
 
 async def test_a_reader_that_takes_no_events_has_the_usual_time() -> None:
