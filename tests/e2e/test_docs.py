@@ -11,8 +11,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -94,7 +92,7 @@ PORTS = ("8080", "8081", "8082", "8084", "8090", "3000")
 _PORT = re.compile(rf"(?<![\d.])({'|'.join(PORTS)})(?!\d)")
 _MARK = "=== block at line "
 _SECONDS = 480.0
-"""Far more than a document takes: an idle machine needs about ten seconds for the longest."""
+"""Far more than a document takes: an idle machine needs about twenty seconds for the longest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,52 +204,28 @@ def expression(prints: str) -> str:
     return "^" + "".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reader:
-    """A running script that follows one document."""
-
-    process: Process
-    ports: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reader]]:
-    """One for each document with commands to run; all run at the same time because they mostly wait."""
-    with ExitStack() as stack:
-        found = {}
-        for document in DOCUMENTS:
-            if not runnable(document):
-                continue
-            directory = tmp_path_factory.mktemp("reader")
-            place = directory / "place"
-            place.mkdir()
-            ports = {port: str(free_port()) for port in PORTS}
-            # What is copied from a checkout; some documents say that they are read in one.
-            shutil.copytree(ROOT / "config", place / "config")
-            addresses(place / "config" / "ingress", ports)
-            (directory / "script.sh").write_text(script(runnable(document), ports))
-            process = Process(
-                ["bash", str(directory / "script.sh")],
-                name=document.replace("/", "-"),
-                directory=directory,
-                environ=environment(directory, ports),
-                cwd=place,
-            )
-            found[document] = Reader(process=stack.enter_context(process), ports=ports)
-        yield found
-
-
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if runnable(name)])
-def test_every_command_of_a_document_runs_and_prints_what_the_document_says(
-    document: str, readers: dict[str, Reader]
-) -> None:
-    reader = readers[document]
-    code = reader.process.wait(_SECONDS)
-    said = printed(reader.process.output)
-    assert code == 0, f"{document}: the block at line {max(said)} failed\n{reader.process.output}"
+def test_every_command_of_a_document_runs_and_prints_what_the_document_says(document: str, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    ports = {port: str(free_port()) for port in PORTS}
+    # What is copied from a checkout; some documents say that they are read in one.
+    shutil.copytree(ROOT / "config", place / "config")
+    addresses(place / "config" / "ingress", ports)
+    (tmp_path / "script.sh").write_text(script(runnable(document), ports))
+    with Process(
+        ["bash", str(tmp_path / "script.sh")],
+        name=document.replace("/", "-"),
+        directory=tmp_path,
+        environ=environment(tmp_path, ports),
+        cwd=place,
+    ) as reader:
+        code = reader.wait(_SECONDS)
+        said = printed(reader.output)
+        assert code == 0, f"{document}: the block at line {max(said)} failed\n{reader.output}"
     for block in runnable(document):
         if block.prints is not None:
-            wanted = expression(with_ports(block.prints, reader.ports))
+            wanted = expression(with_ports(block.prints, ports))
             assert re.search(wanted, said[block.line], re.MULTILINE), f"{document}:{block.line}\n{said[block.line]}"
 
 
