@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,13 +209,19 @@ def test_nothing_is_acknowledged_in_files_that_were_taken_away(
         assert len(said) == 1 and str(node.data) in said[0] and "removed or replaced" in said[0], said
 
 
+def _accepts(path: Path) -> bool:
+    """Whether the socket takes connections: its path exists a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fspath(path)) == 0
+
+
 @pytest.mark.parametrize("name", ["control.sock", "link.sock"])
 def test_a_socket_that_was_removed_is_bound_again_and_what_is_connected_stays(node: Patgate, name: str) -> None:
     token = node.token(OWNER)
     with node.control_socket() as before:
         for number in range(2):
             (node.data / name).unlink()
-            wait_until((node.data / name).exists, f"{name} is back", seconds=5, process=node.process)
+            wait_until(partial(_accepts, node.data / name), f"{name} is back", seconds=5, process=node.process)
             assert (node.data / name).stat().st_mode & 0o777 == 0o600
             if number == 0:
                 assert before.call("GET", "/users")["items"], "the connection of before goes on"
