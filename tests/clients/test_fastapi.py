@@ -47,6 +47,7 @@ def test_a_gigabyte_is_uploaded_in_constant_memory(gate: Front, tmp_path: Path) 
     assert resident(worker, "VmHWM") - before < MORE_MEMORY
 
 
+@pytest.mark.alone
 def test_events_arrive_while_the_job_runs_and_the_stream_ends_with_the_token(gate: Front, tmp_path: Path) -> None:
     token = gate.node.token(VIEWER, name="stream")
     with gate.starts("Follow a job", tmp_path, token) as client:
@@ -56,7 +57,7 @@ def test_events_arrive_while_the_job_runs_and_the_stream_ends_with_the_token(gat
             control.revoke(token)
         revoked = time.monotonic()
         assert client.wait() != 0
-        assert time.monotonic() - revoked < 10  # a second, and a tolerance for a busy machine
+        assert time.monotonic() - revoked < 2
 
 
 def test_an_upload_of_a_viewer_is_refused(gate: Front, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_a_message_that_is_published_is_received(gate: Front, tmp_path: Path) ->
     gate.shows("Publish and subscribe", gate.succeeds("Publish and subscribe", tmp_path, gate.editor))
 
 
+@pytest.mark.alone
 def test_a_connection_ends_with_its_token(gate: Front, tmp_path: Path) -> None:
     token = gate.node.token(EDITOR, name="short-lived")
     gate.succeeds("Publish and subscribe", tmp_path, gate.editor)
@@ -45,7 +46,7 @@ def test_a_connection_ends_with_its_token(gate: Front, tmp_path: Path) -> None:
             control.revoke(token)
         revoked = time.monotonic()
         wait_until(lambda: cut(gate), "the end of the connection", process=client)
-        assert time.monotonic() - revoked < 10  # a second, and a tolerance for a busy machine
+        assert time.monotonic() - revoked < 2
 
 
 def cut(gate: Front) -> bool:

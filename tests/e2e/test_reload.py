@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import socket
@@ -251,7 +250,7 @@ def test_a_worker_that_dies_in_a_reload_comes_back_with_the_new_configuration(no
     victim = node.all_workers()[0]
     restarted = count_of(node, "child restarted")
     node.process.signal(signal.SIGHUP)
-    os.kill(victim, signal.SIGKILL)
+    node.kill(victim)
     wait_until(lambda: outcomes(node)[before:], "the end of the reload", process=node.process)
     assert set(outcomes(node)[before:]) == {RELOADED}
     wait_until(lambda: count_of(node, "child restarted") > restarted, "the worker replaced")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support import operate
-from tests.support.gateway import KILL, Patgate, Token
+from tests.support.gateway import Patgate, Token
 from tests.support.leaks import secret_part
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded, Response
@@ -224,7 +223,7 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
         # What the authority has received but not yet written is lost when it dies.
         wait_until(lambda: uses(node, token) == 1, "the first use", seconds=SECONDS, process=node.process)
         operate.settle_spares(node)  # without one, a start on a busy machine may take longer than the lease
-        os.kill(node.authority_pid(), KILL)
+        node.kill(node.authority_pid())
         # The request does not wait for the authority; a report that the dying authority receives is lost.
         assert connection.request("PUT", "/v1/things/during", headers=token.bearer).status == 200
 
@@ -234,7 +233,7 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
 
         wait_until(heard, "an event at the next authority", seconds=SECONDS, process=node.process)
     wait_until(lambda: uses(node, token) > 1, "uses at the next authority", seconds=SECONDS, process=node.process)
-    os.kill(node.all_workers()[0], KILL)
+    node.kill(node.all_workers()[0])
     node.all_workers()
     wait_until(lambda: _served(node, token), "an answer", seconds=SECONDS, process=node.process)
     assert event(node, path="/v1/things/after")["outcome"] == "allowed"

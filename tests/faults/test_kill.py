@@ -18,7 +18,7 @@ from tests.support.errors import error_in
 from tests.support.gateway import ControlClient, Patgate, Token
 from tests.support.load import Load
 from tests.support.operate import remove, settle_spares
-from tests.support.process import accepts, wait_until
+from tests.support.process import accepts, alive, wait_until
 from tests.support.rawhttp import ConnectionEnded, request_bytes
 from tests.support.recorder import Recorder
 from tests.support.sockets import serving_pid
@@ -184,7 +184,7 @@ def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one
     for connection in connections:
         assert connection.request("GET", TARGET, headers=token.bearer).status == 200
     victim = node.authority_pid()
-    os.kill(victim, signal.SIGKILL)
+    node.kill(victim)
     wait_until(lambda: accepts_control(node, victim), "the new authority")
     with node.control_socket() as control:
         control.revoke(token)
@@ -226,8 +226,7 @@ def test_a_spare_is_neither_a_worker_nor_the_authority_and_its_death_harms_nobod
     assert not {*spares} & {*serving}
     assert f"patgate_workers {len(serving) - 1}" in node.control("GET", "/metrics").body.decode()
     for pid in spares:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(alive(pid) for pid in spares), "the spares gone")
+        node.kill(pid)
     assert [node.authority_pid(), *node.all_workers()] == serving
     assert node.is_ready()
     kill_the_authority_without_a_spare(node)
@@ -362,11 +361,3 @@ def test_a_data_directory_taken_away_is_said_once_and_everything_ends(
         assert len(lines) == 1 and str(node.data) in lines[0] and "removed or replaced" in lines[0], lines
         assert not [record for record in node.records() if record["event"] == "child restarted"]
         assert not node.data.exists()
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

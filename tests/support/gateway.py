@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from tests.support.process import (
     LOOPBACK,
     Process,
     accepts,
+    alive,
     children,
     command_line,
     free_port,
@@ -112,7 +114,11 @@ class Patgate:
 
     def start(self) -> None:
         self.launch()
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
 
     def launch(self) -> None:
         """Start the node without waiting for it."""
@@ -209,16 +215,21 @@ class Patgate:
         found: dict[int, Connection] = {}
 
         def covered() -> bool:
-            connection = self.connect()
-            pid = serving_pid(self.port, connection.local_port, pids)
-            if pid in found:
-                connection.close()
-            else:
-                found[pid] = connection
+            with ExitStack() as unless_kept:
+                connection = unless_kept.enter_context(self.connect())
+                pid = serving_pid(self.port, connection.local_port, pids)
+                if pid not in found:
+                    found[pid] = connection
+                    unless_kept.pop_all()
             return len(found) == len(pids)
 
         wait_until(covered, "a connection to each worker", process=self.process)
         return found
+
+    def kill(self, pid: int) -> None:
+        """Send SIGKILL to a child and wait until it is gone: until then, it is listed as alive."""
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(pid), f"the end of process {pid}", process=self.process)
 
     # --- the operator's tools ---
 
@@ -378,6 +389,3 @@ def token_of(document: Mapping[str, Any]) -> Token:
     value = str(document["token"])
     SECRETS.add(value)
     return Token(id=str(document["id"]), prefix=str(document["prefix"]), value=value)
-
-
-KILL = signal.SIGKILL

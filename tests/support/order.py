@@ -90,6 +90,10 @@ TOGETHER: Final = (
     "tests/unit/gateway/downstream/test_connection.py",
     "tests/unit/gateway/grants/test_authority_ends.py",
     "tests/unit/supervisor/test_keeper.py",
+    "tests/threats/test_s4_reuse.py",
+    "tests/threats/test_s4_leaving.py",
+    "tests/clients/test_mqtt.py",
+    "tests/clients/test_fastapi.py",
 )
 """The files with tests that run alone.
 

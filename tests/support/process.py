@@ -226,6 +226,15 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and is not yet reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] != b"Z"
+
+
 def command_line(pid: int) -> list[str]:
     """The arguments of a process; empty if it has ended."""
     try:

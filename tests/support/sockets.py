@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.support.process import wait_until
+from tests.support.process import HANGS_SECONDS, wait_until
 
 ESTABLISHED = "01"
 
@@ -30,7 +30,7 @@ def unread(server_port: int, client_port: int) -> int | None:
     return None
 
 
-def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 30.0) -> int:
+def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = HANGS_SECONDS) -> int:
     """Wait until one of ``pids`` has accepted the connection, and return the one that holds the server's end."""
     candidates = list(pids)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -130,7 +129,7 @@ def test_an_authority_killed_while_an_outcome_is_unknown_is_replaced(node: Patga
     disk.work()
     old = node.authority_pid()
     node.expects("child ended")
-    os.kill(old, signal.SIGKILL)
+    node.kill(old)
     wait_until(lambda: node.authority_pid() != old and node.is_ready(), "another authority", process=node.process)
     wait_until(lambda: statuses(node, kept) == {200}, "the other token works", process=node.process)
     wait_until(lambda: statuses(node, token) in ({200}, {401}), "the outcome is known", process=node.process)
@@ -228,6 +227,6 @@ def test_a_socket_that_was_removed_is_bound_again_and_what_is_connected_stays(no
         with node.control_socket() as control:
             assert control.call("GET", "/users")["items"]
     node.expects("child ended")
-    os.kill(node.all_workers()[0], signal.SIGKILL)
+    node.kill(node.all_workers()[0])
     wait_until(node.is_ready, "a new worker has linked", process=node.process)
     assert statuses(node, token) == {200}

@@ -14,7 +14,7 @@ from proxy import startup
 from proxy.cli.main import COMMANDS
 from tests.support.builds import is_compiled
 from tests.support.gateway import ROOT, Patgate
-from tests.support.process import Process, children, command_line, run, wait_until
+from tests.support.process import Process, children, command_line, run
 from tests.support.recorder import Recorder
 
 PLANTED = "this was planted"
@@ -82,8 +82,8 @@ def test_a_gateway_starts_from_its_own_package_and_restarts_its_children_from_it
             assert connection.request("GET", "/public/a").status == 200
         victims = [*unserved.all_workers(), unserved.authority_pid()]
         for victim in victims:
-            os.kill(victim, 9)
-        wait_until(lambda: set(victims).isdisjoint(unserved.all_workers()), "other workers", process=process)
+            unserved.kill(victim)
+        unserved.all_workers()
         unserved.wait_ready()
         imported = {path for pid in children(process.pid) for path in mapped(pid)}
         assert all(path.is_relative_to(startup.ROOT) for path in imported if "proxy" in path.parts)

@@ -293,6 +293,7 @@ def test_slow_bodies_are_gone_within_their_deadline(
     wait_until(lambda: all(peer.ended.is_set() for peer in waiting), "the backend's connections gone")
 
 
+@pytest.mark.alone
 def test_bodies_that_trickle_are_gone_though_they_never_pause(node: Patgate, token: Token) -> None:
     """A byte now and then does not extend the deadline: a body must keep a minimum average rate."""
     head = b"POST /public/slow HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100000\r\n\r\n"
@@ -306,7 +307,7 @@ def test_bodies_that_trickle_are_gone_though_they_never_pause(node: Patgate, tok
             time.sleep(0.05)  # the interval of the trickle
             return gone(slow)
 
-        wait_until(ended, "50 trickling bodies gone")
+        wait_until(ended, "50 trickling bodies gone", seconds=20)
         others.wait_for_more(20)
     assert others.statuses() == {200}
 

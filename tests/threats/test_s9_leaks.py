@@ -107,11 +107,11 @@ def test_a_token_in_another_letter_case_is_in_no_log_and_no_row(change: Any, gat
 
         wait_until(logged, "the line of the refusal")
 
-        def told(decision: str = decision) -> list[Any]:
+        def events(decision: str = decision) -> list[Any]:
             with gateway.control_socket() as control:
                 return list(control.call("GET", f"/audit?request={decision}")["items"])
 
-        (event,) = wait_until(told, "the event of the refusal")
+        (event,) = wait_until(events, "the event of the refusal")
         assert secret_part(token.value)[:8].lower() not in str(event).lower()
     assert secret_part(token.value)[:8].lower() not in gateway.log.lower()
 
