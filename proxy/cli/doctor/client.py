@@ -2,15 +2,18 @@
 
 1. A target and headers are sent byte for byte: nothing is cleaned, encoded or added but what is given. (``aiohttp``
    normalises targets.)
-2. Each request has its own connection, at most ``SECONDS`` for everything, and reads at most ``MOST_BYTES`` of a body.
+2. Each request has its own connection and at most ``SECONDS`` to connect and ``SECONDS`` for everything after that,
+   however slowly the server sends. It reads at most ``MOST_BYTES`` of a body.
 3. No redirect is followed, so that a token reaches only the host that was named.
 """
 
 import http.client
 import json
+import socket
 import ssl
-import time
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,35 +69,75 @@ class Response:
 
 def send(address: Address, target: str, headers: Sequence[tuple[str, str]] = (), *, method: str = "GET") -> Response:
     """Send a request and return the response. Raises NoAnswer."""
-    deadline = time.monotonic() + SECONDS
-    connection = _connection(address)
+    connection = http.client.HTTPConnection(address.name, address.port)
+    late = threading.Event()
     try:
-        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        for name, value in (("Host", address.host), *headers):
-            connection.putheader(name, value)
-        if not any(name.lower() == "connection" for name, _ in headers):
-            connection.putheader("Connection", "close")
-        connection.endheaders()
-        response = connection.getresponse()
-        body = b""
-        while len(body) < MOST_BYTES and time.monotonic() < deadline and (piece := response.read1(65536)):
-            body += piece
-        return Response(status=response.status, headers=tuple(response.getheaders()), body=body)
-    except TimeoutError:
-        raise NoAnswer(f"no answer within {SECONDS:g} seconds") from None
-    except ssl.SSLCertVerificationError as error:
-        raise NoAnswer(f"its certificate is not accepted: {error.verify_message} (--ca or --insecure)") from None
-    except ssl.SSLError as error:
-        raise NoAnswer(f"TLS failed: {(error.reason or 'unknown').replace('_', ' ').lower()}") from None
-    except OSError as error:
-        raise NoAnswer(error.strerror or "the connection failed") from None
-    except http.client.HTTPException:
-        raise NoAnswer("its answer is not HTTP/1.1") from None
+        sock = connection.sock = _connected(address)
+        watch = threading.Timer(SECONDS, _end, (sock, late))
+        watch.daemon = True
+        watch.start()
+        try:
+            if isinstance(sock, ssl.SSLSocket):
+                sock.do_handshake()
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in (("Host", address.host), *headers):
+                connection.putheader(name, value)
+            if not any(name.lower() == "connection" for name, _ in headers):
+                connection.putheader("Connection", "close")
+            connection.endheaders()
+            response = connection.getresponse()
+            if late.is_set():
+                # The end of the connection reads like the end of the head.
+                raise TimeoutError
+            return Response(status=response.status, headers=tuple(response.getheaders()), body=_beginning(response))
+        finally:
+            watch.cancel()
+    except (OSError, http.client.HTTPException) as error:
+        if late.is_set():
+            raise NoAnswer(f"no answer within {SECONDS:g} seconds") from None
+        raise NoAnswer(_reason(error)) from None
     finally:
         connection.close()
 
 
-def _connection(address: Address) -> http.client.HTTPConnection:
+def _connected(address: Address) -> socket.socket:
+    """A connection to the server, before its TLS handshake if it has one."""
+    plain = socket.create_connection((address.name, address.port), SECONDS)
+    # Each call of the system has the same limit, for a machine on which the watch comes late.
     if address.tls is None:
-        return http.client.HTTPConnection(address.name, address.port, timeout=SECONDS)
-    return http.client.HTTPSConnection(address.name, address.port, timeout=SECONDS, context=address.tls)
+        return plain
+    try:
+        return address.tls.wrap_socket(plain, server_hostname=address.name, do_handshake_on_connect=False)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _end(sock: socket.socket, late: threading.Event) -> None:
+    """End what waits for the server. The limit of a socket holds for each call, and a server may send byte by byte."""
+    late.set()
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _beginning(response: http.client.HTTPResponse) -> bytes:
+    """The body as far as it came in time, at most ``MOST_BYTES``."""
+    body = b""
+    with suppress(OSError, http.client.HTTPException):
+        while len(body) < MOST_BYTES and (piece := response.read1(65536)):
+            body += piece
+    return body
+
+
+def _reason(error: OSError | http.client.HTTPException) -> str:
+    match error:
+        case TimeoutError():
+            return f"no answer within {SECONDS:g} seconds"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not accepted: {error.verify_message} (--ca or --insecure)"
+        case ssl.SSLError():
+            return f"TLS failed: {(error.reason or 'unknown').replace('_', ' ').lower()}"
+        case OSError():
+            return error.strerror or "the connection failed"
+        case _:
+            return "its answer is not HTTP/1.1"
