@@ -150,7 +150,8 @@ def test_a_copy_between_repositories_is_uploaded_after_its_mount_is_refused(
     token = gate.node.token(EDITOR, name="copy", scopes=scopes)
     gate.succeeds("Push to a repository of several segments", place, token)
     assert tags(storage, "team/app/web") == ["1"]
-    assert ("POST", "/v2/team/app/web/blobs/uploads/", "route_denied") in refused(gate)
+    mount = ("POST", "/v2/team/app/web/blobs/uploads/", "route_denied")
+    wait_until(lambda: mount in refused(gate), "the line of the mount")
 
 
 @pytest.mark.usefixtures("pushed")
