@@ -12,6 +12,8 @@ import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.support.process import contents
+
 #: Every token value that a test in this process received.
 SECRETS: set[str] = set()
 
@@ -67,5 +69,9 @@ def _pieces(content: bytes, table: bytes, length: int) -> Iterator[bytes]:
 
 def files_with_secrets() -> list[str]:
     """The names of the files in ``DIRECTORIES`` that contain a secret."""
-    files = [file for directory in DIRECTORIES for file in directory.rglob("*") if file.is_file()]
-    return sorted(file.name for file in files if leaks(file.read_bytes(), SECRETS, any_case=True))
+    return sorted(
+        file.name
+        for directory in DIRECTORIES
+        for file, content in contents(directory)
+        if leaks(content, SECRETS, any_case=True)
+    )

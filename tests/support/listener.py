@@ -16,19 +16,19 @@ BACKLOG = 256
 
 
 class Listener(ABC):
-    """Listens on a free port of ``host`` and calls ``serve`` for each connection; a context manager.
+    """Listens on ``port`` of ``host``, or on a free one, and calls ``serve`` for each connection; a context manager.
 
     It accepts as soon as it exists: a subclass sets what ``serve`` needs before it calls this constructor.
     """
 
-    def __init__(self, name: str, *, host: str = LOOPBACK) -> None:
+    def __init__(self, name: str, *, host: str = LOOPBACK, port: int = 0) -> None:
         self.name = name
         self._host = host
         self._lock = threading.Lock()
         self._numbers = count()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self.listen(0)
+        self.listen(port)
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +69,18 @@ class Listener(ABC):
         for connection in connections:
             with suppress(OSError):  # the peer closed first
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def finish_connections(self) -> None:
+        """End our side of every open connection, and wait until the other side has ended its own.
+
+        Unlike ``drop_connections``, it shows that the peer has noticed: it uses none of these connections any more.
+        """
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            with suppress(OSError):  # the peer closed first
+                connection.shutdown(socket.SHUT_WR)
+        self.join()
 
     def join(self) -> None:
         """Wait until no connection accepted so far is being served."""

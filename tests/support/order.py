@@ -92,6 +92,7 @@ TOGETHER: Final = (
     "tests/unit/supervisor/test_keeper.py",
     "tests/threats/test_s4_reuse.py",
     "tests/threats/test_s4_leaving.py",
+    "tests/threats/test_s9_leaks.py",
     "tests/clients/test_mqtt.py",
     "tests/clients/test_fastapi.py",
 )

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -237,7 +237,23 @@ def alive(pid: int) -> bool:
 
 def command_line(pid: int) -> list[str]:
     """The arguments of a process; empty if it has ended."""
+    return of_process(pid, "cmdline").decode(errors="replace").split("\0")[:-1]
+
+
+def of_process(pid: int, name: str) -> bytes:
+    """A file of proc(5) about a process; empty if it has ended, as a spare that a reload replaces does at any time."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except OSError:
-        return []
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def contents(directory: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file below a directory in which processes may create and remove files meanwhile, with its content."""
+    for path in directory.rglob("*"):
+        try:
+            content = path.read_bytes() if path.is_file() else None
+        except FileNotFoundError:
+            continue  # removed since it was listed
+        if content is not None:
+            yield path, content

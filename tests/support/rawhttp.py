@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tests.support.process import LOOPBACK
+from tests.support.process import HANGS_SECONDS, LOOPBACK
 
 
 class ConnectionEnded(Exception):
@@ -53,7 +53,7 @@ class Connection:
         *,
         host: str = LOOPBACK,
         source: str | None = None,
-        seconds: float = 60.0,
+        seconds: float = HANGS_SECONDS,
         sock: socket.socket | None = None,
     ) -> None:
         self.socket = sock or socket.create_connection(

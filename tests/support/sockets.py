@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.support.process import HANGS_SECONDS, wait_until
 
 ESTABLISHED = "01"
+CLOSE_WAIT = "08"
 
 
 def kernel_keeps() -> int:
@@ -28,6 +29,18 @@ def unread(server_port: int, client_port: int) -> int | None:
         if ports == (server_port, client_port):
             return int(fields[4].rpartition(":")[2], 16)
     return None
+
+
+def taken(server_port: int, client_ports: Iterable[int]) -> set[int]:
+    """The ports of clients whose connection the server has not ended yet, accepted or not."""
+    wanted = set(client_ports)
+    held = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        local, remote = (int(each.rpartition(":")[2], 16) for each in fields[1:3])
+        if local == server_port and remote in wanted and fields[3] in (ESTABLISHED, CLOSE_WAIT):
+            held.add(remote)
+    return held
 
 
 def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = HANGS_SECONDS) -> int:

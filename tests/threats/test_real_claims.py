@@ -50,12 +50,17 @@ def ask(
         return connection.exchange(head.encode("latin-1"))
 
 
-def reached(front: Patgate, server: RealServer, before: int) -> list[str]:
-    """The requests that the server received since ``before``; waits for a final request of its own."""
-    last = f"/ui/last-{next(_NUMBERS)}"
+def unique(path: str) -> str:
+    """A path that no other request has: a server may write those of earlier tests only now, after their answers."""
+    return f"{path}-{next(_NUMBERS)}"
+
+
+def reached(front: Patgate, server: RealServer, path: str) -> list[str]:
+    """The requests for the path that the server received; waits for a final request of its own."""
+    last = unique("/ui/last")
     assert ask(front, server, last).status == 200
     wait_until(lambda: f"GET {last}" in server.requests(), "the last request in the server's own log")
-    return server.requests()[before:-1]
+    return [request for request in server.requests() if path in request]
 
 
 def batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -147,13 +152,12 @@ def test_a_proxy_header_sets_no_environment_variable(server: RealServer, front: 
 def test_a_token_that_stands_elsewhere_reaches_no_server(
     place: str, target: str, server: RealServer, front: Patgate, token: Token
 ) -> None:
-    before = len(server.requests())
-    line = place.format(token=token.value) + "\r\n"
+    path, line = unique(target), place.format(token=token.value) + "\r\n"
     for login in (token, None):
-        response = ask(front, server, target, line, token=login)
+        response = ask(front, server, path, line, token=login)
         assert response.status == 400
         assert response.json()["reason"] == "token_misplaced"
-    assert reached(front, server, before) == []
+    assert reached(front, server, path) == []
 
 
 @pytest.mark.parametrize(
@@ -163,9 +167,9 @@ def test_a_token_that_stands_elsewhere_reaches_no_server(
 def test_a_token_in_the_query_reaches_no_server(
     path: str, query: str, server: RealServer, front: Patgate, token: Token
 ) -> None:
-    before = len(server.requests())
+    path = unique(path)
     for login in (token, None):
         response = ask(front, server, path + query.format(token=token.value), token=login)
         assert response.status == 400
         assert response.json()["reason"] == "token_misplaced"
-    assert reached(front, server, before) == []
+    assert reached(front, server, path) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
+from itertools import count
 from typing import Final
 
 import pytest
@@ -20,15 +22,35 @@ BODY: Final = (b"a" * OCTAL + SMUGGLED).ljust(200, b"b")
 ANSWERING: Final = [name for name in ("nginx", "node", "apache") if name in of_this_build(COMMANDS)]
 """Servers that can be configured to answer with a given status."""
 
+OF_A_TEST: Final = re.compile(r"(?:GET|POST|PUT) /(?:ui|login|v1|answer)/(?!smuggled)")
+"""A request that some test sends: nothing else may reach a server, and what was smuggled least of all."""
+
+_NUMBERS: Final = count()
+
+
+@pytest.fixture
+def own() -> int:
+    """A number that no other test has, for paths of its own."""
+    return next(_NUMBERS)
+
 
 def head(server: RealServer, method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {server.host}", *lines, "", ""]).encode()
 
 
-def wait_for(server: RealServer, last: str, before: int) -> list[str]:
-    """The requests that the server received since ``before``; waits until it has recorded ``last``."""
-    wait_until(lambda: server.requests()[before:][-1:] == [last], f"{last} in the server's own log")
-    return server.requests()[before:]
+def here(own: int, name: str) -> str:
+    """A path of this test alone."""
+    return f"/ui/{own}-{name}"
+
+
+def wait_for(server: RealServer, last: str, own: int) -> list[str]:
+    """The requests that the server has received, and no earlier test has sent; waits for the record of ``last``.
+
+    Servers write a request after its answer, so that those of earlier tests may still follow: they are left out.
+    """
+    wait_until(lambda: last in server.requests(), f"{last} in the server's own log")
+    ours = here(own, "")
+    return [request for request in server.requests() if ours in request or not OF_A_TEST.match(request)]
 
 
 def digest(server: RealServer, facts: dict[str, str]) -> str:
@@ -38,53 +60,55 @@ def digest(server: RealServer, facts: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("length", ["200", "0200", "00200", "000000000000000200"])
 def test_a_length_reaches_each_server_as_the_number_that_was_read(
-    length: str, server: RealServer, front: Patgate
+    length: str, server: RealServer, front: Patgate, own: int
 ) -> None:
     """Numbers are passed on as parsed, never as received."""
-    before = len(server.requests())
     with front.connect() as connection:
-        connection.send(head(server, "POST", "/ui/first", f"Content-Length: {length}") + BODY)
-        connection.send(head(server, "GET", "/ui/second"))
+        connection.send(head(server, "POST", here(own, "first"), f"Content-Length: {length}") + BODY)
+        connection.send(head(server, "GET", here(own, "second")))
         first, second = told(connection.read_response("POST")), told(connection.read_response("GET"))
     assert first["CONTENT_LENGTH"] == "200"
-    assert first["PATH_INFO"] == "/ui/first"
+    assert first["PATH_INFO"] == here(own, "first")
     assert digest(server, first) == sha256(BODY).hexdigest()
-    assert second["PATH_INFO"] == "/ui/second"
-    assert wait_for(server, "GET /ui/second", before) == ["POST /ui/first", "GET /ui/second"]
+    assert second["PATH_INFO"] == here(own, "second")
+    assert wait_for(server, f"GET {here(own, 'second')}", own) == [
+        f"POST {here(own, 'first')}",
+        f"GET {here(own, 'second')}",
+    ]
 
 
 @pytest.mark.parametrize("size", ["5;x=y", '5;x="y;z"', "5;x", "0005"])
 def test_a_chunk_that_the_grammar_allows_reaches_each_server_as_its_data(
-    size: str, server: RealServer, front: Patgate
+    size: str, server: RealServer, front: Patgate, own: int
 ) -> None:
-    before = len(server.requests())
     with front.connect() as connection:
-        request = head(server, "POST", "/ui/chunks", "Transfer-Encoding: chunked")
+        request = head(server, "POST", here(own, "chunks"), "Transfer-Encoding: chunked")
         facts = told(connection.exchange(request + f"{size}\r\nhello\r\n0\r\n\r\n".encode()))
     if server.name != "nginx":
         assert facts["BODY_SHA256"] == sha256(b"hello").hexdigest()
-    assert wait_for(server, "POST /ui/chunks", before) == ["POST /ui/chunks"]
+    assert wait_for(server, f"POST {here(own, 'chunks')}", own) == [f"POST {here(own, 'chunks')}"]
 
 
 @pytest.mark.parametrize(
     "size", ["5;", "5;[x=y", "5;=y", '5;x="y', "5;x=", "5;x=y z", "5,x", "5;x=y;", "0x5", "+5", "5 5"]
 )
 def test_a_chunk_outside_the_grammar_is_refused_and_no_server_is_asked(
-    size: str, server: RealServer, front: Patgate
+    size: str, server: RealServer, front: Patgate, own: int
 ) -> None:
-    before = len(server.requests())
     with front.connect() as connection:
-        request = head(server, "POST", "/ui/chunks", "Transfer-Encoding: chunked")
+        request = head(server, "POST", here(own, "chunks"), "Transfer-Encoding: chunked")
         response = connection.exchange(request + f"{size}\r\nhello\r\n0\r\n\r\n".encode() + SMUGGLED + b"x\r\n\r\n")
         assert response.status == 400
         assert connection.ended()
     with front.connect() as connection:
-        assert told(connection.exchange(head(server, "GET", "/ui/afterwards")))["PATH_INFO"] == "/ui/afterwards"
-    assert wait_for(server, "GET /ui/afterwards", before) == ["GET /ui/afterwards"]
+        facts = told(connection.exchange(head(server, "GET", here(own, "afterwards"))))
+        assert facts["PATH_INFO"] == here(own, "afterwards")
+    assert wait_for(server, f"GET {here(own, 'afterwards')}", own) == [f"GET {here(own, 'afterwards')}"]
 
 
-def test_a_kept_connection_stays_in_step_through_every_kind_of_body(server: RealServer, front: Patgate) -> None:
-    before = len(server.requests())
+def test_a_kept_connection_stays_in_step_through_every_kind_of_body(
+    server: RealServer, front: Patgate, own: int
+) -> None:
     expected: list[str] = []
     with front.connect() as connection:
         for number in range(10):
@@ -95,13 +119,13 @@ def test_a_kept_connection_stays_in_step_through_every_kind_of_body(server: Real
                 ("GET", ["Content-Length: 0"], b""),
                 ("PUT", ["Content-Length: 00"], b""),
             ):
-                path = f"/ui/step-{number}-{len(expected)}"
+                path = here(own, f"step-{number}-{len(expected)}")
                 facts = told(connection.exchange(head(server, method, path, *lines) + body))
                 assert (facts["REQUEST_METHOD"], facts["PATH_INFO"]) == (method, path)
                 if body:
                     assert digest(server, facts) == sha256(BODY).hexdigest()
                 expected.append(f"{method} {path}")
-    assert wait_for(server, expected[-1], before) == expected
+    assert wait_for(server, expected[-1], own) == expected
 
 
 @pytest.mark.parametrize("name", ANSWERING)
@@ -139,23 +163,23 @@ def test_an_answer_has_a_date_although_its_server_nominates_it(servers: dict[str
     [
         ("CONNECT / HTTP/1.1", None, 405),
         ("CONNECT {host} HTTP/1.1", None, 405),
-        ("GET /ui/x HTTP/1.1", "{host}:99999", 400),
-        ("GET /ui/x HTTP/1.1", "{host}:65536", 400),
-        ("GET /ui/x HTTP/1.1", "[:::::::]", 400),
-        ("GET /ui/x HTTP/1.1", "[1:2:3]", 400),
+        ("GET {path} HTTP/1.1", "{host}:99999", 400),
+        ("GET {path} HTTP/1.1", "{host}:65536", 400),
+        ("GET {path} HTTP/1.1", "[:::::::]", 400),
+        ("GET {path} HTTP/1.1", "[1:2:3]", 400),
     ],
 )
 def test_what_no_server_should_be_asked_ends_at_the_gateway(
-    request_line: str, host: str | None, status: int, server: RealServer, front: Patgate
+    request_line: str, host: str | None, status: int, server: RealServer, front: Patgate, own: int
 ) -> None:
-    before = len(server.requests())
     lines = f"{request_line}\r\nHost: {host or '{host}'}\r\n\r\n".replace("{host}", server.host)
+    lines = lines.replace("{path}", here(own, "asked"))
     with front.connect() as connection:
         assert connection.exchange(lines.encode()).status == status
         assert connection.ended()
     with front.connect() as connection:
-        told(connection.exchange(head(server, "GET", "/ui/afterwards")))
-    assert wait_for(server, "GET /ui/afterwards", before) == ["GET /ui/afterwards"]
+        told(connection.exchange(head(server, "GET", here(own, "afterwards"))))
+    assert wait_for(server, f"GET {here(own, 'afterwards')}", own) == [f"GET {here(own, 'afterwards')}"]
 
 
 def test_the_port_of_a_host_may_have_any_value_that_ports_have(server: RealServer, front: Patgate) -> None:

@@ -19,7 +19,7 @@ import pytest
 from tests.support.backends import program
 from tests.support.gateway import ControlClient, Patgate, Token, token_of
 from tests.support.load import Load
-from tests.support.process import wait_until
+from tests.support.process import HANGS_SECONDS, wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded, Response, request_bytes
 from tests.support.recorder import Recorder
 from tests.support.scripted import Peer, Plan, ScriptedBackend, echo, response
@@ -45,11 +45,15 @@ def scripted() -> Iterator[ScriptedBackend]:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
+    """A node that waits a second for its backend below ``/brief``, and longer than any busy machine takes elsewhere."""
     config = {
         "workers": 1,
-        "upstreams": {"app": {"servers": [scripted.url], "connect_timeout": "1s", "response_timeout": "1s"}},
+        "upstreams": {
+            "app": {"servers": [scripted.url], "response_timeout": f"{HANGS_SECONDS}s"},
+            "brief": {"servers": [scripted.url], "response_timeout": "1s"},
+        },
         "roles": {"editor": ["things:*"]},
-        "routes": ROUTES,
+        "routes": [*ROUTES, {"path": "/brief/**", "upstream": "brief", "access": "public"}],
     }
     with Patgate(tmp_path_factory.mktemp("backends"), config) as gateway:
         yield gateway
@@ -133,9 +137,9 @@ def test_a_backend_that_is_silent_before_its_head_is_whole_is_a_504(
 
     failing.use(plan)
     with node.connect() as connection:
-        answer = connection.request("GET", "/public/a")
+        answer = connection.request("GET", "/brief/a")
         assert (answer.status, answer.json()["reason"]) == (504, "upstream_timeout")
-    assert failing.peers[0].ended.wait(20)
+    assert failing.peers[0].ended.wait(HANGS_SECONDS)
     assert_recovered(node)
 
 
@@ -149,10 +153,10 @@ BODIES = {
 }
 
 
-def assert_broken(node: Patgate, version: str = "1.1") -> None:
+def assert_broken(node: Patgate, version: str = "1.1", target: str = "/public/a") -> None:
     """Assert that the response is truncated; if the end of the connection would complete it, it is reset."""
     with node.connect() as connection:
-        connection.send(f"GET /public/a HTTP/{version}\r\nHost: gateway\r\n\r\n".encode())
+        connection.send(f"GET {target} HTTP/{version}\r\nHost: gateway\r\n\r\n".encode())
         if version == "1.1":
             with pytest.raises((ConnectionEnded, ConnectionResetError)):
                 connection.read_response()
@@ -215,8 +219,8 @@ def test_a_backend_that_falls_silent_inside_its_body_breaks_the_connection(
             echo(peer)
 
     failing.use(plan)
-    assert_broken(node)
-    assert failing.peers[0].ended.wait(20)
+    assert_broken(node, target="/brief/a")
+    assert failing.peers[0].ended.wait(HANGS_SECONDS)
 
 
 def test_a_backend_that_goes_inside_the_requests_body_is_a_502(node: Patgate, failing: ScriptedBackend) -> None:
@@ -249,7 +253,7 @@ def test_one_slow_answer_delays_no_other(node: Patgate, failing: ScriptedBackend
     def plan(peer: Peer) -> None:
         if peer.number == 0:
             peer.head()
-            release.wait(10)
+            release.wait(HANGS_SECONDS)
             peer.send(response(b"late"))
         echo(peer)
 
@@ -257,9 +261,11 @@ def test_one_slow_answer_delays_no_other(node: Patgate, failing: ScriptedBackend
     with node.connect() as slow:
         slow.send(request_bytes("GET", "/public/slow"))
         wait_until(lambda: failing.targets, "the slow request at the backend")
-        for _ in range(20):
-            assert_recovered(node)
-        release.set()
+        try:
+            for _ in range(20):
+                assert_recovered(node)
+        finally:
+            release.set()
         assert slow.read_response().body == b"late"
 
 

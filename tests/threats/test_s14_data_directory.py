@@ -12,6 +12,7 @@ import yaml
 
 from tests.support.backends import program
 from tests.support.gateway import Patgate, clean_environ, complete, patgate
+from tests.support.process import HANGS_SECONDS, wait_until
 from tests.support.recorder import Recorder
 
 STRANGER = 12_345
@@ -33,7 +34,7 @@ def config_file(directory: Path) -> tuple[Path, Path]:
 
 def refused(file: Path, *command: str) -> str:
     """The message of a refused start, or of a refused command without a server."""
-    done = patgate(*(command or ("serve",)), "--config", str(file), environ=clean_environ(None), seconds=60)
+    done = patgate(*(command or ("serve",)), "--config", str(file), environ=clean_environ(None))
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
     assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr, (done.stdout, done.stderr)
     return lines[0]
@@ -86,6 +87,7 @@ def test_with_umask_0_nothing_is_open_to_others(tmp_path: Path, backend: Recorde
     prefix = [program("sh"), "-c", 'umask 0; exec "$@"', "sh"]
     with Patgate(tmp_path / "node", config, prefix=prefix) as node:
         node.add_user("eve@example.org", "editor")
+        wait_until((node.data / "addresses.json").exists, "the supervisor's start complete", process=node.process)
         kept = {path.name: stat.S_IMODE(path.stat().st_mode) for path in node.data.iterdir()}
         assert {"lock", "page", "secret.key", "addresses.json", "control.sock", "link.sock"} <= set(kept)
         assert {"patgate.db", "patgate.db-wal", "patgate.db-shm"} <= set(kept)
@@ -102,7 +104,7 @@ def test_with_umask_0_directories_on_the_way_are_not_open_for_writing(tmp_path: 
         env=clean_environ({"PATGATE_CONFIG": str(file), "PATGATE_DATA_DIR": str(deep)}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -133,7 +135,7 @@ def test_a_start_on_a_full_disk_says_so_and_where(tmp_path: Path, free: int) -> 
         env=clean_environ(None),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_SECONDS,
         check=False,
     )
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]

@@ -14,7 +14,7 @@ from proxy import startup
 from proxy.cli.main import COMMANDS
 from tests.support.builds import is_compiled
 from tests.support.gateway import ROOT, Patgate
-from tests.support.process import Process, children, command_line, run
+from tests.support.process import Process, children, command_line, free_port, of_process, run, wait_until
 from tests.support.recorder import Recorder
 
 PLANTED = "this was planted"
@@ -91,7 +91,7 @@ def test_a_gateway_starts_from_its_own_package_and_restarts_its_children_from_it
 
 def mapped(pid: int) -> list[Path]:
     """The shared libraries that a process has loaded."""
-    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    lines = of_process(pid, "maps").decode().splitlines()
     return [Path(line.split()[-1]) for line in lines if line.endswith(".so")]
 
 
@@ -110,7 +110,8 @@ def test_a_command_that_works_on_the_store_starts_from_its_own_package(planted: 
 
 
 def test_a_quickstart_starts_everything_from_its_own_package(planted: Path, tmp_path: Path) -> None:
-    argv = [str(CONSOLE_SCRIPT), "quickstart", "--once", "--data", str(tmp_path / "data")]
+    port = str(free_port(in_a_row=2))  # another quickstart may be about to use the default ones
+    argv = [str(CONSOLE_SCRIPT), "quickstart", "--once", "--port", port, "--data", str(tmp_path / "data")]
     done = run(argv, cwd=planted, environ=environ())
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -182,11 +183,12 @@ def test_with_umask_0_everything_that_is_made_is_its_users_alone_and_no_process_
     with Process(argv, name="patgate", directory=unserved.directory, cwd=tmp_path, environ=environ()) as process:
         unserved._process = process
         unserved.wait_ready()
+        wait_until((unserved.data / "addresses.json").exists, "the supervisor's start complete", process=process)
         loose = [path.name for path in unserved.data.rglob("*") if stat.S_IMODE(path.lstat().st_mode) & 0o077]
         assert loose == []
         pids = [process.pid, *children(process.pid)]
         assert len(pids) >= 4
         for pid in pids:
-            limits = Path(f"/proc/{pid}/limits").read_text()
+            limits = of_process(pid, "limits").decode()
             [core] = [line for line in limits.splitlines() if line.startswith("Max core file size")]
             assert core.split()[4:6] == ["0", "0"], command_line(pid)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import pytest
@@ -14,13 +12,11 @@ from tests.support.gateway import ControlClient, Patgate, Token, token_of
 from tests.support.operate import reload
 from tests.support.pool import Pool
 from tests.support.process import wait_until
+from tests.support.quotas import recorded
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
 OWNER = "olga@example.org"
-ATTEMPTS = 10
-LOGGED_SECONDS = 6.0
-"""How long to wait for an event in the audit log before the request is sent again."""
 ROUTES = [
     {"path": "/dav/locked/**", "upstream": "app", "access": "denied"},
     {
@@ -333,22 +329,6 @@ def events_of(control: ControlClient, query: str) -> list[dict[str, Any]]:
     return list(control.call("GET", query)["items"])
 
 
-def refused_and_logged(node: Patgate, control: ControlClient, line: str, token: Token | None, reason: str) -> str:
-    """Send a request that is refused for this reason, and return its decision id when its event is in the audit log.
-
-    If earlier tests have used up the quota of events between two sweeps, the request is sent again.
-    """
-    for _ in range(ATTEMPTS):
-        refusal = ask(node, "COPY", "/dav/orgs/a/f", line, token=token).json()
-        decision = str(refusal["decision"])
-        assert refusal["reason"] == reason
-        query = f"/audit?request={decision}"
-        with suppress(AssertionError):
-            wait_until(partial(events_of, control, query), query, seconds=LOGGED_SECONDS, process=node.process)
-            return decision
-    raise AssertionError(f"no refusal for {reason} reached the audit log")
-
-
 @pytest.mark.parametrize(
     ("line", "who", "reason", "named"),
     [
@@ -371,8 +351,10 @@ def test_the_decision_names_the_second_target_and_is_explained_with_it(
     line: str, who: str, reason: str, named: object, node: Patgate, request: pytest.FixtureRequest
 ) -> None:
     token = request.getfixturevalue(who)
+    refusal, event = recorded(node, lambda: ask(node, "COPY", "/dav/orgs/a/f", line, token=token))
+    assert refusal.json()["reason"] == event["reason"] == reason
+    decision = refusal.json()["decision"]
     with node.control_socket() as control:
-        decision = refused_and_logged(node, control, line, token, reason)
         explained = control.call("GET", f"/explain?decision={decision}")
     then, now = explained["then"], explained["now"]
     assert (then["reason"], then["method"], then["path"]) == (reason, "COPY", "/dav/orgs/a/f")
@@ -394,7 +376,7 @@ def test_a_second_target_that_is_only_reported_is_named_also_when_the_request_is
     with Connection(node.port) as connection:
         connection.send(head.encode() + b"1")
         # Its body has begun, so a reload checks it again.
-        wait_until(lambda: any(recorder.received), "the backend's connection", seconds=60.0, process=node.process)
+        wait_until(lambda: any(recorder.received), "the backend's connection", process=node.process)
         reload(node)
         assert ask(node, "GET", "/dav/orgs/a/f", token=token).status == 200
         connection.send(b"2")
@@ -406,7 +388,7 @@ def test_a_second_target_that_is_only_reported_is_named_also_when_the_request_is
             found = events_of(control, "/audit?action=request.read&outcome=reported")
             return [event for event in found if event["details"]["path"] == "/dav/orgs/a/again"]
 
-        wait_until(events, "the event", seconds=60.0, process=node.process)
+        wait_until(events, "the event", process=node.process)
         assert events()[0]["details"]["second_target"] == {"header": "if", "method": "GET", "path": "/dav/watched/f"}
 
 

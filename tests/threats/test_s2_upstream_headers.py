@@ -12,7 +12,7 @@ from tests.support.leaks import DIRECTORIES
 from tests.support.operate import REFUSED, problems, reload
 from tests.support.plugin import EDITOR, ROLES
 from tests.support.pool import Pool
-from tests.support.process import children, command_line, wait_until
+from tests.support.process import children, command_line, contents, of_process, wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorded, Recorder
 from tests.threats.cases import aliases
@@ -240,8 +240,8 @@ def test_the_backends_credential_is_in_no_file_title_environment_metric_answer_o
     texts.append((done.stdout + done.stderr).encode())
     processes = [node.process.pid, *children(node.process.pid)]
     texts += [" ".join(command_line(pid)).encode() for pid in processes]
-    texts += [Path(f"/proc/{pid}/environ").read_bytes() for pid in processes]
-    texts += [file.read_bytes() for file in node.directory.rglob("*") if file.is_file()]
+    texts += [of_process(pid, "environ") for pid in processes]
+    texts += [content for _, content in contents(node.directory)]
     assert node.directory in DIRECTORIES
     assert len(texts) > 10
     for text in texts:

@@ -8,10 +8,11 @@ import time
 import pytest
 
 from tests.support.gateway import Patgate
-from tests.support.process import wait_until
+from tests.support.process import HANGS_SECONDS, wait_until
 from tests.support.rawhttp import request_bytes
 from tests.support.recorder import Recorder
 from tests.support.scripted import Peer, ScriptedBackend, echo
+from tests.support.sockets import taken
 from tests.threats.test_s4_reuse import POISON, assert_own_answers
 
 
@@ -31,9 +32,9 @@ def test_a_client_that_leaves_takes_its_upstream_connection_along(node: Patgate,
     misbehaving.use(plan)
     with node.connect() as connection:
         connection.send(request_bytes("GET", "/public/left"))
-        assert asked.wait(20)
+        assert asked.wait(HANGS_SECONDS)
         assert connection.socket.recv(10)
-    assert misbehaving.peers[0].ended.wait(20)
+    assert misbehaving.peers[0].ended.wait(HANGS_SECONDS)
     assert_own_answers(node)
     assert misbehaving.peers[0].targets == ["/public/left"]
 
@@ -63,10 +64,10 @@ def test_a_client_that_leaves_before_its_answer_takes_its_upstream_connection_al
     misbehaving.use(plan)
     with node.connect() as connection:
         connection.send(request_bytes("GET", "/public/gave-up"))
-        assert asked.wait(20)
+        assert asked.wait(HANGS_SECONDS)
         connection.send(request_bytes("GET", "/public/ahead", headers={"X-Fill": "a" * 8000}) * ahead)
         left = time.monotonic()
-    assert noticed.wait(20)
+    assert noticed.wait(HANGS_SECONDS)
     # A second, and a tolerance; the response takes ten.
     assert time.monotonic() - left < 4
     assert_own_answers(node)
@@ -100,11 +101,16 @@ def test_a_client_that_leaves_inside_its_body_leaves_no_half_request_behind(
 def test_a_client_may_leave_at_any_time_of_a_pipelined_exchange(gateway: Patgate, recorder: Recorder) -> None:
     """Pipelined requests of a disconnected client never mix with those of another client."""
     ahead = b"".join(request_bytes("GET", f"/public/gone-{number}") for number in range(10))
+    left = []
     for cut in range(0, len(ahead), 97):
         with gateway.connect() as connection:
             connection.send(ahead[: len(ahead) - cut])
+            left.append(connection.local_port)
     for number in range(5):
         with gateway.connect() as connection:
             assert connection.request("GET", f"/public/own-{number}").status == 200
     own = [request.target for request in recorder.requests if request.target.startswith(b"/public/own")]
     assert own == [b"/public/own-%d" % number for number in range(5)]
+    # The next test begins when no worker works on one of these requests any more.
+    wait_until(lambda: not taken(gateway.port, left), "the end of every connection", process=gateway.process)
+    recorder.finish_connections()

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.support.gateway import Patgate
+from tests.support.process import HANGS_SECONDS
 from tests.support.rawhttp import request_bytes
 from tests.support.scripted import Peer, Plan, ScriptedBackend, echo, response
 from tests.threats.cases import DESYNCHRONISING, UPGRADES
@@ -176,7 +177,7 @@ def test_an_answer_before_the_body_closes_both_connections(
         connection.send(SMUGGLED)
         assert connection.ended()
     assert_own_answers(node)
-    assert misbehaving.peers[0].ended.wait(20), "the connection was kept, though a body is owed on it"
+    assert misbehaving.peers[0].ended.wait(HANGS_SECONDS), "the connection was kept, though a body is owed on it"
     assert misbehaving.peers[0].targets == ["/public/upload"]
     assert misbehaving.targets == ["/public/upload", "/public/own-0", "/public/own-1", "/public/own-2"]
 
@@ -241,7 +242,7 @@ def test_more_bytes_than_declared_are_discarded_with_their_connection(
         assert connection.request(method, "/public/first").status == int(answer[9:12])
         assert connection.request("GET", "/public/second").body == b"/public/second"
     assert_own_answers(node)
-    assert misbehaving.peers[0].ended.wait(20)
+    assert misbehaving.peers[0].ended.wait(HANGS_SECONDS)
     assert misbehaving.peers[0].targets == ["/public/first"]
 
 
@@ -255,7 +256,7 @@ def test_bytes_with_no_request_open_are_discarded_with_their_connection(
         if peer.number == 0:
             peer.head()
             peer.send(response())
-            assert answered.wait(10)
+            assert answered.wait(HANGS_SECONDS)
             peer.send(extra)
             assert peer.rest() == b""
         echo(peer)
@@ -264,7 +265,9 @@ def test_bytes_with_no_request_open_are_discarded_with_their_connection(
     with node.connect() as connection:
         assert connection.request("GET", "/public/first").body == b"ok"
         answered.set()
-        assert misbehaving.peers[0].ended.wait(20), "the gateway keeps a connection on which nobody asked for what came"
+        assert misbehaving.peers[0].ended.wait(HANGS_SECONDS), (
+            "the gateway keeps a connection on which nobody asked for what came"
+        )
         assert connection.request("GET", "/public/second").body == b"/public/second"
     assert_own_answers(node)
 
@@ -308,7 +311,7 @@ def test_an_answer_that_is_none_is_a_502_and_its_connection_is_closed(
         assert len(refused.informational) <= 16
         assert connection.request("GET", "/public/second").body == b"/public/second"
     assert_own_answers(node)
-    assert misbehaving.peers[0].ended.wait(20)
+    assert misbehaving.peers[0].ended.wait(HANGS_SECONDS)
     assert misbehaving.peers[0].targets == ["/public/first"]
 
 
@@ -343,7 +346,7 @@ def test_what_can_never_become_an_answer_is_refused_at_once(
         refused = connection.request("GET", "/public/first")
         assert (refused.status, refused.json()["reason"]) == (502, "upstream_protocol")
     assert time.monotonic() - begun < 5
-    assert misbehaving.peers[0].ended.wait(20)
+    assert misbehaving.peers[0].ended.wait(HANGS_SECONDS)
     assert_own_answers(node)
 
 

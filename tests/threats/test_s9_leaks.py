@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from pathlib import Path
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -18,10 +18,13 @@ import pytest
 from tests.support.gateway import Patgate, Token
 from tests.support.leaks import DIRECTORIES, SECRETS, files_with_secrets, leaks, secret_part
 from tests.support.plugin import EDITOR
-from tests.support.process import LOOPBACK, children, wait_until
+from tests.support.process import LOOPBACK, children, of_process
+from tests.support.quotas import logged, recorded
 from tests.support.rawhttp import Connection, Response, bearer
 from tests.support.recorder import Recorder
 from tests.support.tokens import forged, unknown_prefix
+
+USES = frozenset({"last_used_at", "last_used_ip", "use_count"})
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +62,7 @@ def test_no_metric_and_no_process_title_has_a_secret(gateway: Patgate, token: To
     assert gateway.control("GET", "/metrics").status == 200
     page = gateway.control("GET", "/metrics").body
     pids = [gateway.process.pid, *children(gateway.process.pid)]
-    titles = b"".join(
-        Path(f"/proc/{pid}/{name}").read_bytes() for pid in pids for name in ("cmdline", "environ", "comm")
-    )
+    titles = b"".join(of_process(pid, name) for pid in pids for name in ("cmdline", "environ", "comm"))
     assert token.value in SECRETS
     assert not leaks(page, SECRETS)
     assert not leaks(titles, SECRETS)
@@ -82,11 +83,12 @@ def test_no_request_to_a_backend_has_a_secret(spelled: str, gateway: Patgate, re
 
 def test_log_values_are_escaped(gateway: Patgate, recorder: Recorder) -> None:
     """One record, one line: no client input can end a line or control a terminal."""
-    ask(gateway, b"User-Agent: a\x1b[31mb\r\n", "/public/x%0d%0aforged")
-    ask(gateway, b"", "/nowhere/%0d%0aforged?\x1b")
-    response = ask(gateway, b"", "/nowhere/logged-marker")
-    decision = response.json()["decision"]
-    wait_until(lambda: decision in gateway.log, "the refusal in the log")
+    for lines, target in (
+        (b"User-Agent: a\x1b[31mb\r\n", "/public/x%0d%0aforged"),
+        (b"", "/nowhere/%0d%0aforged?\x1b"),
+        (b"", "/nowhere/%0d%0aforged"),
+    ):
+        logged(gateway, partial(ask, gateway, lines, target))
     assert "\x1b" not in gateway.log
     assert not any(line.startswith("forged") for line in gateway.log.splitlines())
 
@@ -98,36 +100,30 @@ def test_a_token_in_another_letter_case_is_in_no_log_and_no_row(change: Any, gat
     escaped = written.replace("_", "%5F")
     lines = f"User-Agent: {written}\r\nReferer: https://x.example/?t={written}\r\nX-Other: {escaped}\r\n".encode()
     for path in (f"/nowhere/{written}", f"/nowhere/{escaped}", f"/v1/things/{written}?t={written}"):
-        response = ask(gateway, lines, path)
+        response = logged(gateway, partial(ask, gateway, lines, path))
         assert secret_part(token.value)[:8].lower() not in response.body.decode().lower()
-        decision = response.json()["decision"]
-
-        def logged(decision: str = decision) -> bool:
-            return decision in gateway.log
-
-        wait_until(logged, "the line of the refusal")
-
-        def events(decision: str = decision) -> list[Any]:
-            with gateway.control_socket() as control:
-                return list(control.call("GET", f"/audit?request={decision}")["items"])
-
-        (event,) = wait_until(events, "the event of the refusal")
+        _, event = recorded(gateway, partial(ask, gateway, lines, path))
         assert secret_part(token.value)[:8].lower() not in str(event).lower()
     assert secret_part(token.value)[:8].lower() not in gateway.log.lower()
+
+
+def tokens(gateway: Patgate) -> list[dict[str, Any]]:
+    """Every token as it was made: its uses, which are written some seconds later, may be those of an earlier test."""
+    with gateway.control_socket() as control:
+        found = control.call("GET", "/tokens?limit=1000")["items"]
+    return [{name: value for name, value in item.items() if name not in USES} for item in found]
 
 
 @pytest.mark.parametrize("field", ["name", "description", "user"])
 def test_a_token_given_as_a_text_is_refused_and_not_repeated(field: str, gateway: Patgate, token: Token) -> None:
     body = {"user": EDITOR, "name": "x", field: f"{token.value}@x" if field == "user" else f"old: {token.value}"}
-    with gateway.control_socket() as control:
-        before = control.call("GET", "/tokens?limit=1000")["items"]
+    before = tokens(gateway)
     done = gateway.run("token", "create", *(f"--{name}={value}" for name, value in body.items()))
     assert done.returncode == 1
     assert secret_part(token.value)[:8] not in done.stdout + done.stderr
     if field != "user":
         assert f"{field}: must not contain a token" in done.stderr.lower()
-    with gateway.control_socket() as control:
-        assert control.call("GET", "/tokens?limit=1000")["items"] == before
+    assert tokens(gateway) == before
 
 
 def test_nothing_that_any_gateway_wrote_has_a_secret(gateway: Patgate, token: Token) -> None:
@@ -158,6 +154,7 @@ def test_known_and_unknown_prefixes_are_refused_alike(gateway: Patgate, recorder
     assert recorder.requests == []
 
 
+@pytest.mark.alone
 def test_known_and_unknown_prefixes_are_refused_alike_in_time(gateway: Patgate) -> None:
     """Each costs one lookup the first time and none the second; a hash would take many times as long."""
     seconds: dict[tuple[str, int], list[float]] = {}

@@ -19,6 +19,7 @@ from proxy.cli.client import Control
 from proxy.cli.listing import SHOWN
 from proxy.services.policy import service
 from proxy.store.audit import queries
+from tests.support.process import HANGS_SECONDS
 from tests.unit.cli.running import CONFIGURATION, Desk, environment
 from tests.unit.cli.test_documentation import LEAVES
 
@@ -197,5 +198,5 @@ def test_a_reader_that_closes_the_pipe_early_gets_no_error(full: Desk, form: lis
         os.close(out)
         assert process.stderr is not None
         assert process.stderr.read() == b""
-        assert process.wait(60) == 1
+        assert process.wait(HANGS_SECONDS) == 1
     assert full.patgate("token", "list", "--limit", "1").returncode == 0

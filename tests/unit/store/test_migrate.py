@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 
 from proxy.store import migrate, tables
 from tests.contract.kit import opened
+from tests.support.process import HANGS_SECONDS
 
 _START = """
 import asyncio, pathlib, sys
@@ -92,7 +93,11 @@ def _condition(statement: str) -> str:
 def test_only_a_start_that_migrates_loads_alembic_and_none_loads_the_other_database(tmp_path: Path) -> None:
     def start() -> str:
         done = subprocess.run(
-            [sys.executable, "-c", _START, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", _START, str(tmp_path)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=HANGS_SECONDS,
         )
         return done.stdout.strip()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from proxy.observe.logs import get_logger
 from proxy.supervisor.child import ChildSpec, lifeline
 from proxy.supervisor.keeper import Keeper
+from tests.support.process import HANGS_SECONDS
 
 # Writes its process id to the file that its first argument names, and lives until its lifeline closes or SIGTERM.
 WELL_BEHAVED = """
@@ -51,7 +52,7 @@ async def keeping(script: str, diary: Path) -> AsyncIterator[Keeper]:
         os.close(lifeline_out)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = HANGS_SECONDS) -> None:
     """Wait for a condition, or fail."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the condition is another process

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.core.errors import DataDirBusy, StoreUnavailable
 from proxy.supervisor import datadir
+from tests.support.process import HANGS_SECONDS
 
 
 def test_the_directory_is_created_readable_by_its_owner_alone(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ async def test_the_lock_waits_for_a_holder_that_ends(tmp_path: Path) -> None:
     assert holder.stdout.readline() == b"held\n"
     assert datadir.try_lock(tmp_path, "a command") is None
     holder.stdin.close()
-    with await datadir.lock(tmp_path, "serve", patience=10.0):
+    with await datadir.lock(tmp_path, "serve", patience=HANGS_SECONDS):
         pass
     holder.stdout.close()
     assert holder.wait() == 0

@@ -12,6 +12,7 @@ from proxy.supervisor.child import HUNG_LOOKS, lifeline
 from proxy.supervisor.errors import ReloadRefused, StartupRefused
 from proxy.supervisor.keeper import Gate, Keeper, delay_before
 from proxy.supervisor_channel import SupervisorChannel
+from tests.support.process import HANGS_SECONDS
 from tests.unit.supervisor.child_scripts import DEAF, REFUSING, SILENT, WELL_BEHAVED, keeping, spec, starts, until
 
 BEATING = """
@@ -53,7 +54,7 @@ async def test_killing_a_keeper_while_its_child_starts_does_not_wait_for_readine
         await asyncio.sleep(0)
         assert keeper.pid is None, "the child has already started"
         keeper.kill()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANGS_SECONDS):
             with pytest.raises(StartupRefused, match="killed by SIGKILL"):
                 await start
 
@@ -140,7 +141,7 @@ async def test_a_child_whose_replacement_is_pointless_is_not_replaced(tmp_path: 
     await keeper.start()
     assert keeper.pid is not None
     os.kill(keeper.pid, signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS_SECONDS):
         await keeper.keep()
     assert (seen, len(starts(diary))) == ([-signal.SIGKILL], 1)
     os.close(lifeline_in)
@@ -202,7 +203,7 @@ async def test_a_reload_waits_for_replacements_and_blocks_them() -> None:
             await asyncio.sleep(0)
             order.append("reloaded")
 
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(HANGS_SECONDS), asyncio.TaskGroup() as group:
         group.create_task(replace("one"), name="one")
         group.create_task(replace("two"), name="two")
         await asyncio.sleep(0.01)

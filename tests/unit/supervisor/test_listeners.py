@@ -9,6 +9,7 @@ import pytest
 
 from proxy.supervisor import listeners
 from proxy.supervisor.errors import ListenerRefused
+from tests.support.process import free_port
 
 
 def test_all_slots_of_a_shared_listener_have_one_port_that_the_system_chose() -> None:
@@ -60,8 +61,8 @@ def test_queued_connections_of_a_slot_are_served_by_the_next_process() -> None:
 
 
 def test_a_port_is_free_until_something_listens_on_it() -> None:
-    with listeners.listen("proxy", "127.0.0.1", 0) as listener:
-        port = listener.port
+    port = free_port()  # one that the system gives to nobody else meanwhile
+    with listeners.listen("proxy", "127.0.0.1", port):
         assert not listeners.free("127.0.0.1", port)
     assert listeners.free("127.0.0.1", port)
 

@@ -7,7 +7,9 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support import operate
 from tests.support.gateway import Patgate
+from tests.support.process import wait_until
 
 KEY = "root-secret-of-this-test-0123456789abcdef"
 
@@ -37,5 +39,7 @@ def test_sighup_without_a_terminal_ends_no_process(tmp_path: Path) -> None:
         os.kill(gateway.process.pid, signal.SIGHUP)
         for pid in workers:
             os.kill(pid, signal.SIGHUP)
+        wait_until(lambda: operate.outcomes(gateway), "the end of the reload", process=gateway.process)
+        assert operate.outcomes(gateway) == [operate.RELOADED]
         assert gateway.cli("user", "list") == []
         assert gateway.worker_pids() == workers

@@ -12,9 +12,11 @@ import pytest
 from proxy.core.ipc.child_protocol import SPARE_SUFFIX
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
+from proxy.supervisor import standby
 from proxy.supervisor.child import Child, ChildSpec, command_line, in_memory, lifeline
 from proxy.supervisor.keeper import Keeper
-from proxy.supervisor.standby import AGAIN_SECONDS, Spares
+from proxy.supervisor.standby import Spares
+from tests.support.process import HANGS_SECONDS
 from tests.unit.supervisor.child_scripts import WELL_BEHAVED, spec, starts, until
 
 # Stands by like a spare, then becomes a well-behaved child with the arguments that it reads.
@@ -27,6 +29,12 @@ if not command: sys.exit(0)
 sys.argv = ["-c", sys.argv[1], *json.loads(command)[2:]]
 {WELL_BEHAVED}
 """
+
+
+@pytest.fixture(autouse=True)
+def no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delay before a retry is longer than a test waits: a spare that stands by is never one that was retried."""
+    monkeypatch.setattr(standby, "AGAIN_SECONDS", 2 * HANGS_SECONDS)
 
 
 @asynccontextmanager
@@ -98,7 +106,7 @@ async def test_a_spare_that_is_outdated_while_it_starts_is_replaced_at_once(tmp_
                 return spares.pid is not None and str(new) in Path(f"/proc/{spares.pid}/cmdline").read_text()
             return False
 
-        await until(stands_by, AGAIN_SECONDS - 1)
+        await until(stands_by)
 
 
 async def test_the_first_spare_starts_after_a_delay(tmp_path: Path) -> None:
@@ -116,7 +124,7 @@ async def test_the_first_spare_after_reloads_in_quick_succession_starts_after_th
         replaced = asyncio.get_running_loop().time()
         for _ in range(3):
             await spares.replace(spec(STANDS_BY, new, lifeline_in))
-        await until(lambda: spares._child is not None, AGAIN_SECONDS - 1)
+        await until(lambda: spares._child is not None)
         assert asyncio.get_running_loop().time() - replaced >= 1.5
         await until(lambda: spares.pid is not None)
 
@@ -133,7 +141,7 @@ async def test_a_real_spare_opens_nothing_and_ends_when_either_pipe_closes(tmp_p
     child = await Child.spawn(ChildSpec(name="spare", command=run, fds=(boot_fd, commands_in), lifeline_fd=lifeline_in))
     for fd in (boot_fd, commands_in, lifeline_in):
         os.close(fd)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANGS_SECONDS):
         assert await child.stands_by()
     assert not data.exists()
     opened = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")}
@@ -143,7 +151,7 @@ async def test_a_real_spare_opens_nothing_and_ends_when_either_pipe_closes(tmp_p
     assert {name.partition(":")[0] for name in opened} <= {"pipe", "/dev/null", *opened_here()}
     assert f"{role}{SPARE_SUFFIX}" in Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")
     os.close(lifeline_out if end == "lifeline" else commands_out)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANGS_SECONDS):
         assert await child.ended() == 0
     os.close(commands_out if end == "lifeline" else lifeline_out)
     child.close_ready_pipe()

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+from tests.support.process import HANGS_SECONDS
 from tests.unit.cli.running import CONFIGURATION, Desk, environment
 
 
@@ -40,7 +41,7 @@ def test_an_unknown_variable_is_a_warning_without_its_value(bare: Desk) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=HANGS_SECONDS,
         env=environment() | {"PATGATE_CONFIG": str(bare.config), "PATGATE_TOKEN": "acme_pat_secret"},
     )
     assert json.loads(done.stdout)["warnings"] == [

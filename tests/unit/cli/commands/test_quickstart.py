@@ -15,6 +15,7 @@ import pytest
 from proxy.cli.commands.quickstart import _echo_backend
 from proxy.cli.commands.quickstart_steps import configuration, demo_steps, upstream_steps
 from proxy.settings.load import load
+from tests.support.process import HANGS_SECONDS, free_port
 from tests.unit.cli.running import Desk, environment
 
 VALUE = re.compile(r"demo_pat_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
@@ -25,14 +26,21 @@ def quickstart(desk: Desk, *options: str) -> list[str]:
     """The lines that one run prints."""
     command = [sys.executable, "-m", "proxy", "quickstart", "--once", *options]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=desk.directory, env=environment()
+        command,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_SECONDS,
+        check=False,
+        cwd=desk.directory,
+        env=environment(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 
 
 def test_quickstart_works_as_printed_and_runs_again_in_the_same_directory(desk: Desk) -> None:
-    first = quickstart(desk)
+    # Another quickstart may be about to use the default ports.
+    first = quickstart(desk, "--port", str(free_port(in_a_row=2)))
     (token,) = {line.strip() for line in first if VALUE.fullmatch(line.strip())}
     curls = [line.strip() for line in first if line.startswith("  curl ")]
     assert len(curls) == 3
@@ -66,7 +74,13 @@ def test_a_link_in_place_of_a_quickstart_file_is_not_followed(desk: Desk, name: 
         target.write_text("routes: []\n")
     command = [sys.executable, "-m", "proxy", "quickstart", "--once"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=desk.directory, env=environment()
+        command,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_SECONDS,
+        check=False,
+        cwd=desk.directory,
+        env=environment(),
     )
     assert done.returncode == 1 and f"{name} in the data directory is not a regular file of this user" in done.stderr
     assert target.exists() == there and (not there or target.read_text() == "routes: []\n")
@@ -83,6 +97,7 @@ def test_quickstart_serves_a_given_upstream_until_it_is_stopped(desk: Desk) -> N
         assert backend.stdout is not None
         url = backend.stdout.readline().split()[-1]
         command = [sys.executable, "-m", "proxy", "quickstart", "--json", "--upstream", url, "--data", "data"]
+        command += ["--port", str(free_port(in_a_row=2))]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, cwd=desk.directory, env=environment()
         ) as process:
@@ -96,12 +111,12 @@ def test_quickstart_serves_a_given_upstream_until_it_is_stopped(desk: Desk) -> N
             request = urllib.request.Request(
                 f"{document['url']}/", headers={"Authorization": f"Bearer {document['token']}"}
             )
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=HANGS_SECONDS) as answer:
                 headers = {name.lower(): value for name, value in json.loads(answer.read())["headers"]}
             assert headers["x-auth-email"] == "admin@example.com"
             assert "authorization" not in headers
             process.send_signal(signal.SIGTERM)
-            assert process.wait(40) == 0
+            assert process.wait(HANGS_SECONDS) == 0
         backend.terminate()
 
 
@@ -139,5 +154,5 @@ async def test_the_echo_backend_uses_another_port_when_its_port_is_taken_meanwhi
         # As it was at the check.
         monkeypatch.setattr("proxy.supervisor.listeners.free", lambda *_: True)
         async with _echo_backend(log.fileno()) as url:
-            with urllib.request.urlopen(f"{url}/hello", timeout=10) as answer:
+            with urllib.request.urlopen(f"{url}/hello", timeout=HANGS_SECONDS) as answer:
                 assert answer.status == 200

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.process import HANGS_SECONDS
 from tests.unit.cli.running import Desk, environment, only_sentence
 
-DEADLINE_SECONDS = 60.0
 
-
-def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
+def until(condition: Callable[[], bool], seconds: float = HANGS_SECONDS) -> None:
     """Wait for a condition, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -60,7 +59,7 @@ def status(address: str, path: str, token: str | None = None) -> int:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"http://{address}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=HANGS_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -100,7 +99,7 @@ def test_commands_change_what_the_running_gateway_answers(desk: Desk) -> None:
         again = only_sentence(desk.process("serve"))
         assert f"The data directory {desk.data} is in use by another patgate" in again
         process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
+        assert process.wait(HANGS_SECONDS) == 0
         assert process.stdout is not None
         assert json.loads(process.stdout.read())["addresses"]["proxy"] == proxy
     assert not (desk.data / "addresses.json").exists()
@@ -137,22 +136,25 @@ def test_children_end_and_the_lock_is_free_when_the_supervisor_is_killed(desk: D
         assert len(role_of(process.pid, "authority")) == len(role_of(process.pid, "gateway")) == 1
         left = list(children(process.pid))
         process.kill()
-        process.wait(10)
+        process.wait(HANGS_SECONDS)
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
     with serving(desk) as process:
         process.send_signal(signal.SIGINT)
-        assert process.wait(40) == 0
+        assert process.wait(HANGS_SECONDS) == 0
 
 
 def test_a_first_signal_waits_for_open_requests_and_a_second_one_does_not(desk: Desk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as backend:  # it accepts requests and never answers
         port = backend.getsockname()[1]
-        desk.config.write_text(desk.config.read_text().replace("http://127.0.0.1:1", f"http://127.0.0.1:{port}"))
+        # Nothing but the second signal ends the request while the test waits.
+        patient = f'servers: ["http://127.0.0.1:{port}"], response_timeout: 1h'
+        changed = desk.config.read_text().replace('servers: ["http://127.0.0.1:1"]', patient)
+        desk.config.write_text(f"{changed}timeouts: {{ drain: 1h }}\n")
         desk.document("user", "add", "ada@example.com", "--role", "editor")
         token = desk.document("token", "create", "--user", "ada@example.com", "--name", "ci")["token"]
         with serving(desk) as process:
             host, _, number = addresses(desk)["proxy"].rpartition(":")
-            with socket.create_connection((host, int(number)), timeout=20) as client:
+            with socket.create_connection((host, int(number)), timeout=HANGS_SECONDS) as client:
                 client.sendall(f"GET /v1/things/7 HTTP/1.1\r\nHost: x\r\nX-API-Key: {token}\r\n\r\n".encode())
                 taken, _ = backend.accept()
                 with taken:
@@ -160,7 +162,7 @@ def test_a_first_signal_waits_for_open_requests_and_a_second_one_does_not(desk: 
                     until(lambda: '"stopping"' in (desk.directory / "serve.log").read_text())
                     assert len(role_of(process.pid, "gateway")) == 1
                     process.send_signal(signal.SIGTERM)
-                    assert process.wait(10) == 0
+                    assert process.wait(HANGS_SECONDS) == 0
     assert '"child ended"' not in (desk.directory / "serve.log").read_text()
 
 

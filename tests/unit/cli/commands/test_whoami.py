@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.process import HANGS_SECONDS
 from tests.unit.cli.running import ROOT, environment
 
 
@@ -26,12 +27,12 @@ def port() -> Iterator[int]:
         assert process.stdout is not None
         yield int(process.stdout.readline().rpartition(":")[2])
         os.close(lifeline_out)
-        assert process.wait(10) == 0
+        assert process.wait(HANGS_SECONDS) == 0
 
 
 def exchange(port: int, request: bytes) -> tuple[bytes, dict[str, object]]:
     """The head and the JSON document of the response to one raw request."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=HANGS_SECONDS) as client:
         client.sendall(request)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -60,7 +61,7 @@ def test_a_compressed_chunked_body_is_counted_and_not_unpacked(port: int) -> Non
 
 
 def test_a_head_request_gets_no_body(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=HANGS_SECONDS) as client:
         client.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200")
@@ -75,9 +76,15 @@ def test_sigterm_ends_whoami_and_a_taken_port_is_reported_in_one_sentence() -> N
         assert process.stdout is not None
         address = json.loads("".join(process.stdout.readline() for _ in range(4)))["address"]
         second = subprocess.run(
-            [*command, address], capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=60, check=False
+            [*command, address],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment(),
+            timeout=HANGS_SECONDS,
+            check=False,
         )
         assert second.returncode == 1
         assert second.stderr == f"The whoami listener cannot use {address}: another process is listening there.\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(HANGS_SECONDS) == 0
