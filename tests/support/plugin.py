@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.support import errors, leaks, order, sentinel, turns
+from tests.support import errors, leaks, operate, order, sentinel, turns
 from tests.support.gateway import Patgate
 from tests.support.pool import Pool
 from tests.support.process import RUNNING
@@ -45,6 +45,7 @@ ROUTES = [
     },
     {"path": "/lenient/{entity}/{id}", "upstream": "app", "allow": ["encoded_slash", "semicolon", "empty_segment"]},
     {"path": "/loose/**", "upstream": "app", "access": "public", "allow": ["empty_segment"]},
+    operate.COUNTED,
     {"path": "/v1/{entity}", "upstream": "app"},
     {"path": "/v1/{entity}/{id}", "upstream": "app"},
 ]
