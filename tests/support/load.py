@@ -46,14 +46,17 @@ class Load:
 
     def __enter__(self) -> Load:
         self._thread.start()
-        self.wait_for_more(5)
+        try:
+            self.wait_for_more(5)
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self._end()
 
     def wait_for_more(self, count: int, *, status: int = 200, seconds: float = HANGS_SECONDS) -> None:
         """Wait for the given number of further answers with that status."""
@@ -71,6 +74,10 @@ class Load:
         after = [answer for answer in list(self.answers) if answer.began >= moment and answer.status == 200]
         assert after, "no request succeeded afterwards"
         return after[0].began + after[0].seconds - moment
+
+    def _end(self) -> None:
+        self._stopped.set()
+        self._thread.join()
 
     def _repeat(self) -> None:
         connection: Connection | None = None
