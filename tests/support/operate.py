@@ -45,16 +45,6 @@ def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = HANGS_SECO
     assert outcomes(node)[before:] == [expect], node.process.tail()
 
 
-def settle(node: Patgate, *, seconds: float = HANGS_SECONDS) -> None:
-    """Wait until every reload that has begun has ended."""
-
-    def ended() -> bool:
-        begun = [record["event"] for record in node.records()].count("reloading")
-        return begun == len(outcomes(node))
-
-    wait_until(ended, "the end of every reload", seconds=seconds, process=node.process)
-
-
 def settle_spares(node: Patgate) -> None:
     """Wait until both spares have loaded, so that one replaces a death at once.
 
