@@ -386,7 +386,7 @@ def test_the_end_does_not_wait_for_workers_that_a_reload_starts_in_vain(tmp_path
     with Patgate(tmp_path, config) as gateway:
         gateway.expects("worker does not start yet", "a socket was removed and cannot be bound again")
         (gateway.data / "link.sock").rename(gateway.data / "moved.sock")
-        (gateway.data / "link.sock").mkdir()  # otherwise the authority would bind another one
+        (gateway.data / "link.sock").touch()  # otherwise the authority would bind another one
         write(gateway, workers=2)
         gateway.process.signal(signal.SIGHUP)
         gateway.all_workers()
