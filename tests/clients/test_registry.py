@@ -102,7 +102,8 @@ def blobs(storage: Path, repository: str) -> list[str]:
 
 def refused(gate: Front, token: Token) -> list[tuple[str, str, str]]:
     """Method, path and reason of the refused requests with this token."""
-    lines = [record for record in gate.node.records() if record.get("token") == token.prefix]
+    wanted = {"event": "request", "token": token.prefix}
+    lines = [record for record in gate.node.records() if wanted.items() <= record.items()]
     return [(line["method"], line["path"], line["reason"]) for line in lines]
 
 
