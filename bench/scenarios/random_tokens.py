@@ -78,7 +78,7 @@ def measure(run: Run) -> Part:
         probes: list[Seen] = []
         began = time.monotonic()
         with beside(flood, run.cores.rest, testbed.port, count) as pipe:
-            while not pipe.poll():
+            while not probes or not pipe.poll():
                 probes.append(
                     probe(testbed, workload, run.cores, rate=_PROBE_RATE, seconds=seconds, seed=2 + len(probes),
                           patience=_PATIENCE_SECONDS)

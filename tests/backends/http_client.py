@@ -18,7 +18,7 @@ import requests_sse  # type: ignore[import-not-found,unused-ignore]
 
 from tests.backends.line import Line, described, fields, work
 
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Client:

@@ -2,8 +2,9 @@
 
 The test sends ``{"ask": 1, "verb": "open", "with": {…}}``. The program answers ``{"ask": 1, "answer": …}`` or, if the
 library raised, ``{"ask": 1, "raised": {"kind": "InvalidStatus", "text": …, "status": 401, "headers": {…}}}``. It
-reports other events as ``{"event": "closed", "at": …, …}``. Times are seconds of CLOCK_MONOTONIC, which is the same for
-all processes of the machine.
+reports other events as ``{"event": "closed", "at": …, …}``. The verb ``sync`` does nothing: its answer follows all
+events that were reported before. Times are seconds of CLOCK_MONOTONIC, which is the same for all processes of the
+machine.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Line:
 
     async def _answer(self, worker: object, asked: dict[str, Any]) -> None:
         try:
-            answer = await getattr(worker, "do_" + asked["verb"])(**asked["with"])
+            answer = None
+            if asked["verb"] != "sync":
+                answer = await getattr(worker, "do_" + asked["verb"])(**asked["with"])
         except Exception as error:  # noqa: BLE001 - the test judges any error that a library raises
             self._send({"ask": asked["ask"], "raised": described(error)})
         else:

@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.clients.pages import Front, Page, environment, front
+from tests.clients.pages import VIEWER, Front, Page, environment, front
 from tests.support.backends import program
+from tests.support.gateway import Token
 from tests.support.pathservers import APACHE_MODULES
 from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, run, wait_until
@@ -141,16 +142,20 @@ def test_a_viewer_clones_the_large_file_that_an_editor_pushed(pushed: bytes, obj
 
 
 def test_a_push_of_a_viewer_is_refused_at_its_first_request(gate: Front, root: Path, place: Path) -> None:
-    before = head(root)
-    gate.refuses("Push as a viewer", place, gate.viewer)
+    before, viewer = head(root), gate.node.token(VIEWER, name="push")
+    gate.refuses("Push as a viewer", place, viewer)
     assert head(root) == before
-    (path,) = wait_until(lambda: denied(gate), "the line of the log")
-    assert path == "/git/demo.git/info/refs"
+    # The only worker logs its requests in their order: with the line of this one, those of the push are there.
+    with gate.node.connect() as connection:
+        assert connection.request("PUT", f"{LFS}/storage/{'0' * 64}", headers=viewer.bearer).status == 403
+    wait_until(lambda: f"{LFS}/storage/{'0' * 64}" in denied(gate, viewer), "the lines of the log")
+    assert denied(gate, viewer)[:-1] == ["/git/demo.git/info/refs"]
 
 
-def denied(gate: Front) -> list[str]:
-    """The paths of the requests that the log says a role denied."""
-    return [record["path"] for record in gate.node.records() if record.get("reason") == "role_denies"]
+def denied(gate: Front, token: Token) -> list[str]:
+    """The paths of the requests with this token that the log says a role denied."""
+    wanted = {"token": token.prefix, "reason": "role_denies"}
+    return [record["path"] for record in gate.node.records() if wanted.items() <= record.items()]
 
 
 def test_an_upload_of_a_viewer_is_refused_in_words_that_git_lfs_shows(gate: Front, objects: Path, place: Path) -> None:

@@ -54,7 +54,7 @@ def place(gate: Front, tmp_path: Path) -> Path:
 def test_a_program_runs_code_in_a_kernel(gate: Front, place: Path) -> None:
     with gate.starts("Run code", place, gate.editor) as client:
         # It is not waited for, because it takes ten seconds to close its WebSocket.
-        wait_until(lambda: client.output.strip(), "the result", process=client)
+        wait_until(lambda: "42" in client.output, "the result", process=client)
         gate.shows("Run code", client.output)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.pages import EDITOR, Front, Page, environment, front
+from tests.support.gateway import Token
 from tests.support.pool import Pool
 from tests.support.process import Process, accepts, free_port, wait_until
 
@@ -45,12 +46,14 @@ def test_a_connection_ends_with_its_token(gate: Front, tmp_path: Path) -> None:
         with gate.node.control_socket() as control:
             control.revoke(token)
         revoked = time.monotonic()
-        wait_until(lambda: cut(gate), "the end of the connection", process=client)
+        wait_until(lambda: cut(gate, token), "the end of the connection", process=client)
         assert time.monotonic() - revoked < 2
 
 
-def cut(gate: Front) -> bool:
-    return any(record.get("reason") == "token_revoked" for record in gate.node.records())
+def cut(gate: Front, token: Token) -> bool:
+    """Whether the log says that a connection with this token has ended because it was revoked."""
+    wanted = {"token": token.prefix, "reason": "token_revoked"}
+    return any(wanted.items() <= record.items() for record in gate.node.records())
 
 
 def test_a_viewer_cannot_connect(gate: Front, tmp_path: Path) -> None:

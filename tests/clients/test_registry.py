@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 import pytest
 import yaml
 
-from tests.clients.pages import EDITOR, Front, Page, environment, front
+from tests.clients.pages import EDITOR, VIEWER, Front, Page, environment, front
+from tests.support.gateway import Token
 from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 
@@ -99,17 +100,17 @@ def blobs(storage: Path, repository: str) -> list[str]:
     return sorted(f"sha256:{path.name}" for path in storage.glob(f"{REPOSITORIES}/{repository}/_layers/sha256/*"))
 
 
-def refused(gate: Front) -> list[tuple[str, str, str]]:
-    """Method, path and reason of the refused requests, without the client's attempts at TLS and without a token."""
-    lines = [record for record in gate.node.records() if record.get("event") == "request" and record["path"]]
-    return [(line["method"], line["path"], line["reason"]) for line in lines if line["reason"] != "no_credential"]
+def refused(gate: Front, token: Token) -> list[tuple[str, str, str]]:
+    """Method, path and reason of the refused requests with this token."""
+    wanted = {"event": "request", "token": token.prefix}
+    lines = [record for record in gate.node.records() if wanted.items() <= record.items()]
+    return [(line["method"], line["path"], line["reason"]) for line in lines]
 
 
 @pytest.fixture
 def pushed(gate: Front, place: Path) -> None:
     """What an editor pushes is in the registry."""
     gate.succeeds("Push", place, gate.editor)
-    gate.node.forget_log()
 
 
 @pytest.mark.usefixtures("pushed")
@@ -125,11 +126,12 @@ def test_what_an_editor_pushes_a_viewer_pulls(gate: Front, storage: Path, place:
 
 @pytest.mark.usefixtures("pushed")
 def test_a_new_image_of_a_viewer_is_refused_at_its_first_blob(gate: Front, storage: Path, place: Path) -> None:
-    gate.refuses("Push as a viewer", place, gate.viewer)
+    viewer = gate.node.token(VIEWER, name="push")
+    gate.refuses("Push as a viewer", place, viewer)
     # A mount is refused for everybody, if the client has seen the blob in another repository. Its line may be logged
     # before that of the upload.
-    wait_until(lambda: {line[2] for line in refused(gate)} - {"route_denied"}, "the line of the log")
-    lines = refused(gate)
+    wait_until(lambda: {line[2] for line in refused(gate, viewer)} - {"route_denied"}, "the line of the log")
+    lines = refused(gate, viewer)
     assert {line[:2] for line in lines} == {("POST", "/v2/team/web/blobs/uploads/")}
     assert {line[2] for line in lines} - {"route_denied"} == {"role_denies"}
     assert not (storage / REPOSITORIES / "team").joinpath("web").exists()
@@ -151,7 +153,7 @@ def test_a_copy_between_repositories_is_uploaded_after_its_mount_is_refused(
     gate.succeeds("Push to a repository of several segments", place, token)
     assert tags(storage, "team/app/web") == ["1"]
     mount = ("POST", "/v2/team/app/web/blobs/uploads/", "route_denied")
-    wait_until(lambda: mount in refused(gate), "the line of the mount")
+    wait_until(lambda: mount in refused(gate, token), "the line of the log")
 
 
 @pytest.mark.usefixtures("pushed")

@@ -39,7 +39,7 @@ class Client:
     def __init__(self, node: Patgate, token: Token | None) -> None:
         self._host = f"{LOOPBACK}:{node.control_port}"
         self._headers = {} if token is None else token.bearer
-        self.connection = Connection(node.control_port, seconds=20)
+        self.connection = Connection(node.control_port)
 
     def ask(self, method: str, path: str, document: Any = None) -> Response:
         body = b"" if document is None else json.dumps(document).encode()

@@ -62,7 +62,7 @@ def said(done: CompletedProcess[str]) -> str:
 
 
 def serve(config: Path, environ: dict[str, str] | None = None) -> CompletedProcess[str]:
-    return patgate("serve", "--config", str(config), environ=clean_environ(environ), seconds=30)
+    return patgate("serve", "--config", str(config), environ=clean_environ(environ))
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
@@ -154,7 +154,7 @@ def test_a_store_without_its_key_is_said_and_gets_no_new_one(tmp_path: Path, com
     key = Path(config["data_dir"]) / "secret.key"
     kept = key.read_bytes()
     key.unlink()
-    sentence = said(patgate(*command, "--config", str(file), environ=clean_environ(None), seconds=30))
+    sentence = said(patgate(*command, "--config", str(file), environ=clean_environ(None)))
     assert str(key) in sentence and "missing" in sentence and "put the file back" in sentence
     assert not key.exists()
     key.write_bytes(kept)

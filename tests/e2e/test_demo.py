@@ -45,11 +45,10 @@ def quickstart(directory: Path, data: Path, *arguments: str) -> Iterator[Printed
 @contextmanager
 def started(argv: list[str], directory: Path, data: Path) -> Iterator[Printed]:
     DIRECTORIES.add(data)
+    log = directory / "quickstart.log"
+    before = log.read_text().count("Ctrl-C ends it.") if log.exists() else 0
     with Process(argv, name="quickstart", directory=directory, environ=clean_environ(None), cwd=ROOT) as process:
-        before = process.output.count("Ctrl-C ends it.")
-        wait_until(
-            lambda: process.output.count("Ctrl-C ends it.") > before, "quickstart's words", seconds=30, process=process
-        )
+        wait_until(lambda: process.output.count("Ctrl-C ends it.") > before, "quickstart's words", process=process)
         found = [match.groups() for match in PRINTED.finditer(process.output)]
         yield Printed(commands=[(curl, status, why) for curl, status, why in found], output=process.output)
 

@@ -19,7 +19,7 @@ from tests.support.backends import program
 from tests.support.certificates import pair
 from tests.support.gateway import Patgate
 from tests.support.pool import Pool
-from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
+from tests.support.process import HANGS_SECONDS, LOOPBACK, Process, accepts, free_port, wait_until
 from tests.support.rawhttp import Connection
 from tests.support.recorder import Recorder
 from tests.support.scripted import Peer, ScriptedBackend, response
@@ -53,10 +53,10 @@ def config(server: str, **listen: Any) -> dict[str, Any]:
     }
 
 
-def count(node: Patgate, metric: str, cause: str) -> float:
+def count(node: Patgate, metric: str, **labels: str) -> float:
     page = node.control("GET", "/metrics").body.decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
-    return sum(sample.value for sample in samples if sample.name == metric and sample.labels["cause"] == cause)
+    return sum(each.value for each in samples if each.name == metric and labels.items() <= each.labels.items())
 
 
 @contextmanager
@@ -81,12 +81,23 @@ def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
         made = pair(tmp_path)
         listen["tls"] = {"certificate": str(made.certificate), "key": str(made.key)}
         trust.load_verify_locations(made.certificate)
-    with gateways.lend(config(recorder.url, **listen)) as node, haproxy(tmp_path, node.port) as ports:
-        dropped = count(node, "patgate_connections_dropped_total", "proxy_header")
+    whole = config(recorder.url, **listen)
+    first = f"/first-{'tls' if secure else 'plain'}"
+    whole["routes"] = [*ROUTES, {"path": first, "upstream": "app", "access": "public"}]
+
+    def connect(port: int) -> Connection:
+        sock = socket.create_connection((LOOPBACK, port), timeout=HANGS_SECONDS, source_address=(CLIENT, 0))
+        return Connection(sock=trust.wrap_socket(sock, server_hostname="gateway") if secure else sock)
+
+    with gateways.lend(whole) as node, haproxy(tmp_path, node.port) as ports:
+        # Its worker reports all counts together: with this request, those of earlier tests are complete.
+        with connect(ports[0]) as client:
+            assert client.request("GET", first).status == 200
+        wait_until(lambda: count(node, "patgate_requests_total", route=first) == 1, "the counts of earlier tests")
+        dropped = drops(node)
         for port in ports:
             for _ in range(3):
-                sock = socket.create_connection((LOOPBACK, port), timeout=15, source_address=(CLIENT, 0))
-                with Connection(sock=trust.wrap_socket(sock, server_hostname="gateway") if secure else sock) as client:
+                with connect(port) as client:
                     assert client.request("GET", "/public/a").status == 200
                 assert recorder.last().all("x-forwarded-for") == [CLIENT.encode()]
                 assert recorder.last().all("x-forwarded-proto") == [b"https" if secure else b"http"]
@@ -94,12 +105,15 @@ def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
         with node.connect() as client:
             client.send(b"GET /public/b HTTP/1.1\r\nHost: gateway\r\n\r\n")
             assert client.read_to_end() == b""
-        wait_until(
-            lambda: count(node, "patgate_connections_dropped_total", "proxy_header") == dropped + 1, "the drop counted"
-        )
+        wait_until(lambda: drops(node) == dropped + 1, "the drop counted")
         # One log line for each request; the last one is written after its response.
-        wait_until(lambda: len(peers(node)) == 6, "every request in the log")
+        wait_until(lambda: len(peers(node)) == 7, "every request in the log")
         assert {*peers(node)} == {CLIENT}
+
+
+def drops(node: Patgate) -> float:
+    """How many connections were dropped for their PROXY header."""
+    return count(node, "patgate_connections_dropped_total", cause="proxy_header")
 
 
 def peers(node: Patgate) -> list[str]:
@@ -142,7 +156,7 @@ def test_a_worker_out_of_descriptors_serves_who_is_there_and_later_everybody(
         waiting = [stack.enter_context(node.connect()) for _ in range(50)]
         for client in waiting:
             client.send(b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
-        wait_until(lambda: count(node, "patgate_accept_pauses_total", "resources") >= 2, "accepting rests")
+        wait_until(lambda: count(node, "patgate_accept_pauses_total", cause="resources") >= 2, "accepting rests")
         assert served.request("GET", "/public/a").status == 200
         assert node.worker_pids() == [worker]
         resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
@@ -168,14 +182,17 @@ def test_no_request_fails_for_want_of_a_descriptor(tmp_path: Path) -> None:
 
             def ask_with_many(_: int) -> set[int]:
                 with ExitStack() as stack:
-                    clients = [stack.enter_context(node.connect()) for _ in range(40)]
-                    for client in clients:
-                        client.send(b"GET /public/a HTTP/1.1\r\nHost: gateway\r\n\r\n")
+                    clients = []
+                    for _ in range(40):
+                        # At once: a connection that waits for its first request counts as idle after a second.
+                        clients.append(stack.enter_context(node.connect()))
+                        clients[-1].send(b"GET /public/a HTTP/1.1\r\nHost: gateway\r\n\r\n")
                     return {client.read_response().status for client in clients}
 
             assert set().union(*pool.map(ask_with_many, range(8))) == {200}
-            assert count(node, "patgate_accept_pauses_total", "resources") == 0
-            wait_until(lambda: count(node, "patgate_accept_pauses_total", "limit") > 0, "the limit reached")
+            wait_until(lambda: count(node, "patgate_requests_total") == 8 * 40, "every request counted")
+            assert count(node, "patgate_accept_pauses_total", cause="resources") == 0
+            assert count(node, "patgate_accept_pauses_total", cause="limit") > 0
             assert "fewer connections than the settings allow" in node.log
 
 
@@ -188,7 +205,7 @@ def test_idle_connections_starve_nobody(gateways: Pool, recorder: Recorder) -> N
             late = stack.enter_context(node.connect())
             assert late.request("GET", "/public/a").status == 200
         assert idle[0].read_to_end() == b""
-        assert count(node, "patgate_connections_dropped_total", "room") >= 0
+        assert count(node, "patgate_connections_dropped_total", cause="room") >= 0
 
 
 def test_a_client_that_resets_while_it_waits_is_no_harm(gateways: Pool, recorder: Recorder) -> None:

@@ -16,7 +16,6 @@ from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
 OWNER: Final = "eve@example.org"
-SECONDS: Final = 60.0
 SOON: Final = "/soon/{entity}/{id}"
 ROUTES: Final = (
     {"path": "/public/**", "upstream": "app", "access": "public"},
@@ -87,7 +86,6 @@ def decided(node: Patgate, decision: str) -> Any:
         wait_until(
             lambda: control.call("GET", f"/audit?request={decision}")["items"],
             f"the decision {decision}",
-            seconds=SECONDS,
             process=node.process,
         )
         return control.call("GET", f"/explain?decision={decision}")
@@ -199,7 +197,7 @@ def test_enforcing_a_route_refuses_exactly_what_it_reported(node: Patgate, token
             items = control.call("GET", "/routes/report")["items"]
         return sum(row["count"] for row in items if row["route"] == SOON) >= len(reported)
 
-    wait_until(listed, "the report", seconds=SECONDS, process=node.process)
+    wait_until(listed, "the report", process=node.process)
     rows = node.cli("routes", "report", "--route", SOON)
     assert {(row["reason"], row["status"], row["count"], row["enforce"]) for row in rows} == {
         ("role_denies", 403, 1, False),

@@ -16,7 +16,7 @@ import pytest
 from tests.support.certificates import Pair, pair
 from tests.support.gateway import Patgate, Token
 from tests.support.operate import REFUSED, problems, reload, routes, write
-from tests.support.process import LOOPBACK, free_port, wait_until
+from tests.support.process import HANGS_SECONDS, LOOPBACK, free_port, wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded, Response
 from tests.support.recorder import Recorder
 
@@ -70,7 +70,7 @@ def ask(connection: Connection, token: Token, headers: str = "") -> Response:
 def at_socket(path: Path, *, own: str = "") -> Connection:
     """A connection to the unix socket, from a socket with an address of its ``own`` if that is given."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(15)
+    sock.settimeout(HANGS_SECONDS)
     if own:
         sock.bind(own)
     sock.connect(os.fspath(path))
@@ -196,7 +196,7 @@ def handshakes(node: Patgate) -> float:
 
 def disconnected(port: int, server: Pair, client: Pair | None, version: ssl.TLSVersion, token: Token) -> bool:
     """Whether the listener ends the connection. With TLS 1.3, the client learns of that when it reads."""
-    with socket.create_connection((LOOPBACK, port), timeout=15) as plain:
+    with socket.create_connection((LOOPBACK, port), timeout=HANGS_SECONDS) as plain:
         context = trusting(server, client, version)
         try:
             with Connection(sock=context.wrap_socket(plain, server_hostname="localhost")) as connection:
@@ -227,7 +227,7 @@ def test_a_connection_without_tls_ends_where_tls_is_demanded(node: Patgate, toke
 
 
 def connected(port: int, server: Pair, client: Pair | None, version: ssl.TLSVersion) -> Connection:
-    plain = socket.create_connection((LOOPBACK, port), timeout=15)
+    plain = socket.create_connection((LOOPBACK, port), timeout=HANGS_SECONDS)
     return Connection(sock=trusting(server, client, version).wrap_socket(plain, server_hostname="localhost"))
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.support.backends import program
 from tests.support.gateway import Patgate, Token, token_of
 from tests.support.plugin import EDITOR, VIEWER
-from tests.support.process import run
+from tests.support.process import HANGS_SECONDS, run
 from tests.support.recorder import Recorder
 from tests.support.remote import Remote, running
 
@@ -64,7 +64,18 @@ def ask(
 def curl(directory: Path, url: str, headers: dict[str, str], method: str, content: str | None) -> Answer:
     """Run curl; bearer tokens are passed with its own option for them."""
     body, head = directory / "body", directory / "head"
-    argv = [program("curl"), "-q", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", "-X", method]
+    argv = [
+        program("curl"),
+        "-q",
+        "--silent",
+        "--show-error",
+        "--noproxy",
+        "*",
+        "--max-time",
+        str(HANGS_SECONDS),
+        "-X",
+        method,
+    ]
     argv += ["--output", str(body), "--dump-header", str(head)]
     for name, value in headers.items():
         bearer = name == "Authorization"

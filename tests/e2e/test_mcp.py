@@ -101,6 +101,7 @@ def test_a_tool_that_takes_long_reports_its_progress(mode: str, node: Patgate, c
     """E7: each step arrives as it happens on the event stream that is the response to the call."""
     start(clients, node, name, node.token(USER, name=name), mode)
     assert clients.ask("call", client=name, tool="count", arguments={"to": 50}) == 50
+    clients.hears("progress", client=name, progress=50)
     steps = [(told["progress"], told["total"], told["message"]) for told in clients.told("progress", client=name)]
     assert steps == [(step, 50, f"step {step}") for step in range(1, 51)]
 
@@ -148,23 +149,19 @@ def test_a_session_of_another_user_arrives_with_the_identity_of_the_caller(
     assert request["headers"]["x-auth-email"] == CALLER
 
 
-def requests_since(server: Remote, before: int) -> list[dict[str, Any]]:
-    return [event for event in server.events[before:] if event["event"] == "request"]
-
-
 @pytest.mark.parametrize("mode", GENERATIONS)
 def test_without_a_token_the_client_is_told_how_to_come_back(
     mode: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
     """C10: the client gets 401 and a Bearer challenge, which is where MCP clients look (RFC 6750 section 3)."""
-    before = len(server.events)
+    before = len(server.told("request"))
     with pytest.raises(Raised):
         start(clients, node, name, None, mode)
     answers = clients.told("answered", client=name)
     assert {answer["status"] for answer in answers} == {401}
     assert all('Bearer realm="acme"' in answer["challenge"] for answer in answers)
     # Requests of clients of earlier tests may still arrive meanwhile.
-    assert all(request["headers"].get("x-auth-user") for request in requests_since(server, before))
+    assert all(request["headers"].get("x-auth-user") for request in server.told("request")[before:])
 
 
 @pytest.mark.parametrize("mode", GENERATIONS)
@@ -172,13 +169,13 @@ def test_a_scope_that_lacks_the_operation_shows_the_client_which_one(
     mode: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
     """C10, E1: the client gets 403, ``insufficient_scope``, and the scope that it needs."""
-    before = len(server.events)
+    before = len(server.told("request"))
     with pytest.raises(Raised):
         start(clients, node, name, node.token(USER, name=name, scopes=["mcp:subscribe"]), mode)
     answers = clients.told("answered", client=name)
     assert {answer["status"] for answer in answers} == {403}
     assert all('error="insufficient_scope", scope="mcp:call"' in answer["challenge"] for answer in answers)
-    assert all(request["headers"].get("x-auth-token-name") != name for request in requests_since(server, before))
+    assert all(request["headers"].get("x-auth-token-name") != name for request in server.told("request")[before:])
 
 
 @pytest.mark.parametrize("narrow", ["by the role", "by the scope"])
@@ -192,6 +189,7 @@ def test_who_may_only_call_does_so_without_the_stream(
     refused = clients.hears("answered", client=name, method="GET", status=403)
     assert 'error="insufficient_scope", scope="mcp:subscribe"' in refused["challenge"]
     assert clients.ask("call", client=name, tool="count", arguments={"to": 3}) == 3
+    clients.hears("progress", client=name, progress=3)
     assert len(clients.told("progress", client=name)) == 3
     clients.ask("close", client=name)
     assert clients.told("answered", client=name, method="DELETE", status=403)

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from aiohttp import web
 
 from tests.e2e.test_metrics import scrape
 from tests.support.gateway import Patgate, Token
-from tests.support.process import LOOPBACK, command_line, free_port, wait_until
+from tests.support.process import HANGS_SECONDS, LOOPBACK, command_line, free_port, wait_until
 from tests.support.recorder import Recorder
 
 DAY = 86400.0
@@ -69,10 +70,10 @@ def receiver() -> Iterator[Receiver]:
     found, ready = Receiver(port=free_port()), threading.Event()
     thread = threading.Thread(target=found.run, args=(ready,), name="receiver")
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(HANGS_SECONDS)
     yield found
     found.end()
-    thread.join(30)
+    thread.join()
 
 
 @pytest.fixture
@@ -116,6 +117,13 @@ def ask(node: Patgate, token: Token) -> int:
         return connection.request("GET", "/v1/things/1", headers=token.bearer | {"Connection": "close"}).status
 
 
+def noted(node: Patgate) -> int:
+    """The number of notices that the store has as sent: one that is not would be sent again after a start."""
+    with closing(sqlite3.connect(f"file:{node.data / 'patgate.db'}?mode=ro", uri=True, timeout=30)) as store:
+        ((count,),) = store.execute("SELECT count(*) FROM tokens WHERE notified_days IS NOT NULL").fetchall()
+    return int(count)
+
+
 def warned(node: Patgate) -> list[int]:
     """The number of tokens that each start reported to break the policy; reported after the notices were handled."""
     return [int(line["count"]) for line in node.records() if str(line["event"]).startswith("active tokens break")]
@@ -133,6 +141,10 @@ def test_a_token_that_ends_is_told_of_once_and_one_that_nobody_uses_ends(
     with node:
         wait_until(lambda: receiver.got, "a first try", process=node.process)
         wait_until(lambda: warned(node) == [1], "the warning of a broken policy", process=node.process)
+        # The tokens that end soon are counted when notices are sent, and again a minute later.
+        samples = scrape(node)
+        assert samples["patgate_tokens_expiring", (("days", "7"),)] == 1
+        assert samples["patgate_tokens_expiring", (("days", "14"),)] == 1
         assert ask(node, soon) == 200
         assert ask(node, idle) == 401
         with node.control_socket() as control:
@@ -142,9 +154,6 @@ def test_a_token_that_ends_is_told_of_once_and_one_that_nobody_uses_ends(
             revived = control.call("POST", f"/tokens/{idle.id}/regenerate", {"expires": DAY / 2})
         idle = Token(id=idle.id, prefix=idle.prefix, value=revived["token"])
         assert ask(node, idle) == 200
-        samples = scrape(node)
-        assert samples["patgate_tokens_expiring", (("days", "7"),)] == 1
-        assert samples["patgate_tokens_expiring", (("days", "14"),)] == 1
         for pid in [*node.worker_pids(), node.authority_pid()]:
             assert SECRET not in command_line(pid)
     tries = len(receiver.got)
@@ -153,6 +162,7 @@ def test_a_token_that_ends_is_told_of_once_and_one_that_nobody_uses_ends(
     # Now the receiver accepts the notice, under the same id.
     with node:
         wait_until(lambda: len(receiver.got) > tries, "the notice again", process=node.process)
+        wait_until(lambda: noted(node), "the notice marked as sent", process=node.process)
         wait_until(lambda: len(warned(node)) == 2, "the second warning", process=node.process)
         assert ask(node, idle) == 200, "it was not ended again"
     assert len(receiver.got) == tries + 1

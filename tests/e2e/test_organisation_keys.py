@@ -58,7 +58,7 @@ def told(recorder: Recorder, *names: str) -> list[str]:
 
 
 def api(node: Patgate, token: Token, method: str, path: str, body: bytes = b"") -> int:
-    with Connection(node.control_port, seconds=30) as control:
+    with Connection(node.control_port) as control:
         headers = token.bearer | {"Content-Type": "application/json", "Connection": "close"}
         host = f"127.0.0.1:{node.control_port}"
         return control.request(method, "/api/v1" + path, headers=headers, body=body, host=host).status

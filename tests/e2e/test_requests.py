@@ -21,7 +21,6 @@ from tests.support.rawhttp import Connection, ConnectionEnded, Response
 from tests.support.recorder import Recorder
 
 OWNER = "eve@example.org"
-SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def events(node: Patgate, *, path: str) -> list[dict[str, Any]]:
 
 def event(node: Patgate, *, path: str) -> dict[str, Any]:
     """Wait for the only event of a request for this path and return it."""
-    found = wait_until(lambda: events(node, path=path), f"an event of {path}", seconds=SECONDS, process=node.process)
+    found = wait_until(lambda: events(node, path=path), f"an event of {path}", process=node.process)
     assert len(found) == 1
     return found[0]
 
@@ -80,7 +79,7 @@ def test_when_and_from_where_a_token_was_used_last_and_how_often_is_shown(node: 
         with connection:
             for _ in range(3):
                 assert connection.request("GET", "/v1/things/1", headers=token.bearer).status == 200
-    wait_until(lambda: uses(node, token) == 6, "all uses", seconds=SECONDS, process=node.process)
+    wait_until(lambda: uses(node, token) == 6, "all uses", process=node.process)
     shown = node.cli("token", "show", token.id)
     assert (shown["use_count"], shown["last_used_ip"]) == (6, LOOPBACK)
     assert shown["last_used_at"] >= shown["created_at"]
@@ -137,7 +136,7 @@ def test_what_a_report_only_route_would_have_refused_is_an_event_and_is_added_up
         found = rows(node, "SELECT * FROM route_reports WHERE token_id = ?", token.id)
         return found[0] if sum(row["count"] for row in found) == 3 else None
 
-    found = wait_until(report, "the report", seconds=SECONDS, process=node.process)
+    found = wait_until(report, "the report", process=node.process)
     assert (found["route"], found["reason"]) == ("/trial/{entity}/{id}", "scope_denies")
     assert (found["permission"], found["method"]) == ("things:delete", "DELETE")
     assert found["decision_id"] == decisions[-1]
@@ -160,11 +159,10 @@ def test_a_flood_of_strangers_is_a_few_events_and_a_count(node: Patgate) -> None
     wait_until(
         lambda: "audit_omitted" in metrics(node) and operate.metric(node, "patgate_audit_omitted_total") > before + 100,
         "what was left out to be counted",
-        seconds=SECONDS,
         process=node.process,
     )
     told = "SELECT details FROM audit_events WHERE action = 'request.omitted'"
-    wait_until(lambda: rows(node, told), "an event that says so", seconds=SECONDS, process=node.process)
+    wait_until(lambda: rows(node, told), "an event that says so", process=node.process)
     assert 0 < len(events(node, path="/v1/things/flood")) < 400
 
 
@@ -186,7 +184,7 @@ def test_what_a_worker_knows_when_it_is_told_to_end_is_not_lost(tmp_path: Path, 
         for number in range(20):
             assert ask(node, "GET", f"/v1/things/{number}", token.bearer).status == 200
         node.process.signal(signal.SIGTERM)
-        node.process.wait(SECONDS)
+        node.process.wait()
         assert uses(node, token) == 20
         assert sum(len(events(node, path=f"/v1/things/{number}")) for number in range(20)) == 20
 
@@ -221,7 +219,7 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
         assert connection.request("PUT", "/v1/things/before", headers=token.bearer).status == 200
         event(node, path="/v1/things/before")
         # What the authority has received but not yet written is lost when it dies.
-        wait_until(lambda: uses(node, token) == 1, "the first use", seconds=SECONDS, process=node.process)
+        wait_until(lambda: uses(node, token) == 1, "the first use", process=node.process)
         operate.settle_spares(node)  # without one, a start on a busy machine may take longer than the lease
         node.kill(node.authority_pid())
         # The request does not wait for the authority; a report that the dying authority receives is lost.
@@ -231,11 +229,11 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
             assert connection.request("PUT", "/v1/things/again", headers=token.bearer).status == 200
             return bool(events(node, path="/v1/things/again"))
 
-        wait_until(heard, "an event at the next authority", seconds=SECONDS, process=node.process)
-    wait_until(lambda: uses(node, token) > 1, "uses at the next authority", seconds=SECONDS, process=node.process)
+        wait_until(heard, "an event at the next authority", process=node.process)
+    wait_until(lambda: uses(node, token) > 1, "uses at the next authority", process=node.process)
     node.kill(node.all_workers()[0])
     node.all_workers()
-    wait_until(lambda: _served(node, token), "an answer", seconds=SECONDS, process=node.process)
+    wait_until(lambda: _served(node, token), "an answer", process=node.process)
     assert event(node, path="/v1/things/after")["outcome"] == "allowed"
 
 

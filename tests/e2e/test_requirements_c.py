@@ -224,16 +224,19 @@ def test_c10_http_clients_of_every_sort_authenticate_with_it_as_a_bearer_token(n
 
 
 def test_c1_policy_allows_exactly_one_token_per_account(node: Patgate, master: Api) -> None:
-    """This test is last, because it changes the deployment's policy for good."""
-    first = node.token(BOB, name="the one")
+    first, before = node.token(BOB, name="the one"), node.config["policy"]
     operate.write(node, policy={"tokens_per_user": 1})
     operate.reload(node)
-    assert Api(node, first).ask("POST", "/tokens", {"name": "another"}).status in (409, 422)
-    refused = command(node, "token", "create", "--user", BOB, "--name", "another")
-    assert (refused.exit_code, refused.stdout) == (1, "")
-    assert [shown["id"] for shown in Api(node, first).items("/tokens")] == [first.id]
-    assert token_of(Api(node, first).verb(first, "rotate")).id == first.id, "rotation needs no second one"
-    assert ADA in {crowd["user"] for crowd in master.items("/policy/crowded")}
-    with node.control_socket() as control:
-        control.revoke(first)
-        control.create_token(BOB, name="its successor")
+    try:
+        assert Api(node, first).ask("POST", "/tokens", {"name": "another"}).status in (409, 422)
+        refused = command(node, "token", "create", "--user", BOB, "--name", "another")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert [shown["id"] for shown in Api(node, first).items("/tokens")] == [first.id]
+        assert token_of(Api(node, first).verb(first, "rotate")).id == first.id, "rotation needs no second one"
+        assert ADA in {crowd["user"] for crowd in master.items("/policy/crowded")}
+        with node.control_socket() as control:
+            control.revoke(first)
+            control.create_token(BOB, name="its successor")
+    finally:
+        operate.write(node, policy=before)
+        operate.reload(node)

@@ -67,7 +67,7 @@ def test_a_stop_is_logged_and_ends_everything_at_each_moment_that_is_announced(
     try:
         wait_until(lambda: node.is_ready() if moment == "answered" else said(node, moment), moment, process=process)
         process.signal(number)
-        assert process.wait(60) == 0
+        assert process.wait() == 0
         events = [record["event"] for record in node.records() if record["process"] == "supervisor"]
         assert events[-2:] == ["stopping", "stopped"]
         assert not (node.data / "addresses.json").exists()
@@ -83,7 +83,7 @@ def test_a_stop_at_a_random_moment_of_the_start_ends_everything(seed: int, tmp_p
         moment = time.monotonic() + random.Random(seed).uniform(0.0, 2.0)
         wait_until(lambda: time.monotonic() >= moment, "the moment")
         process.signal(signal.SIGTERM)
-        assert process.wait(60) in ENDED
+        assert process.wait() in ENDED
         if process.exit_code == 0:
             assert said(node, "stopping") and said(node, "stopped")
         else:
@@ -97,7 +97,7 @@ def test_signals_that_the_parent_had_blocked_are_heard(tmp_path: Path) -> None:
         node.process.signal(signal.SIGHUP)
         wait_until(lambda: said(node, "reloaded"), "the reload", process=node.process)
         node.process.signal(signal.SIGTERM)
-        assert node.process.wait(60) == 0
+        assert node.process.wait() == 0
 
 
 def test_signals_are_heard_before_the_configuration_is_read(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_signals_are_heard_before_the_configuration_is_read(tmp_path: Path) -> N
         wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
         wait_until(lambda: wanted <= heard(process.pid), "the handlers", process=process)
         process.signal(signal.SIGTERM)
-        assert process.wait(60) == -signal.SIGTERM
+        assert process.wait() == -signal.SIGTERM
     finally:
         node.stop()
 
@@ -141,7 +141,7 @@ def test_a_stop_does_not_wait_for_a_configuration_that_nobody_can_read(tmp_path:
         node.process.signal(signal.SIGHUP)
         wait_until(lambda: said(node, "reloading"), "the reload begun", process=node.process)
         node.process.signal(signal.SIGTERM)
-        assert node.process.wait(60) == 0
+        assert node.process.wait() == 0
         assert said(node, "stopped")
 
 
@@ -151,5 +151,5 @@ def test_a_second_signal_ends_everything_at_once(tmp_path: Path) -> None:
         wait_until(lambda: said(node, "stopping"), "the stop begun", process=node.process)
         pids = children(node.process.pid)
         node.process.signal(signal.SIGTERM)
-        assert node.process.wait(60) == 0
+        assert node.process.wait() == 0
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -17,11 +17,8 @@ from click.testing import CliRunner, Result
 from proxy.cli.main import patgate
 from tests.support.gateway import CommandFailed, Patgate, Token, token_of
 from tests.support.leaks import SECRETS
-from tests.support.process import LOOPBACK, wait_until
+from tests.support.process import HANGS_SECONDS, LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
-
-SOON = 60.0
-"""Seconds to wait, on any machine, for data that is written outside the request path."""
 
 
 class Api:
@@ -46,7 +43,7 @@ class Api:
         if data:
             sent["Content-Type"] = "application/json"
         target = "/api/v1" + path + (f"?{urlencode(query)}" if query else "")
-        with Connection(self.node.control_port, seconds=30) as connection:
+        with Connection(self.node.control_port) as connection:
             return connection.request(
                 method, target, headers=sent, body=data, host=f"{LOOPBACK}:{self.node.control_port}"
             )
@@ -100,7 +97,7 @@ def status(node: Patgate, method: str, path: str, token: Token | None) -> int:
 
 def soon(condition: Callable[[], Any], what: str, node: Patgate) -> Any:
     """Wait for the condition and return its first truthy value."""
-    return wait_until(condition, what, seconds=SOON, process=node.process)
+    return wait_until(condition, what, process=node.process)
 
 
 def command(node: Patgate, *arguments: str) -> Result:
@@ -130,7 +127,7 @@ def both(api: Api, method: str, *questions: tuple[str, object]) -> tuple[Respons
     A page ``after`` a number ends with the newest event of the audit log, and earlier requests may be recorded between
     the two requests: if the responses differ, both are requested again until a deadline.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANGS_SECONDS
     while True:
         one, other = (api.ask(method, path, body) for path, body in questions)
         if "after=" not in questions[0][0] or one.body == other.body or time.monotonic() > deadline:

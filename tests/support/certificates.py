@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.backends import program
+from tests.support.process import HANGS_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,5 +24,5 @@ def pair(directory: Path, name: str = "gateway", *, made: str = "") -> Pair:
     argv += ["-keyout", str(found.key), "-out", str(found.certificate)]
     if made:
         argv = [program("faketime"), made, *argv]
-    subprocess.run(argv, check=True, capture_output=True, timeout=30)
+    subprocess.run(argv, check=True, capture_output=True, timeout=HANGS_SECONDS)
     return found

@@ -42,8 +42,9 @@ def watch(log: Path) -> None:
 
 def close(log: Path) -> None:
     """Check this file now; later lines are checked separately, without the events expected so far."""
-    FOUND.extend(_unexpected_in(log))
-    LOGS[log] = Log(test=_current_test(), begins=log.stat().st_size)
+    text = _whole_lines(log)
+    FOUND.extend(_unexpected_in(log, text))
+    LOGS[log] = Log(test=_current_test(), begins=LOGS[log].begins + len(text))
 
 
 def expect(log: Path, *events: str) -> None:
@@ -54,18 +55,28 @@ def expect(log: Path, *events: str) -> None:
 
 def unexpected() -> list[str]:
     """Each unexpected error line, once for each log and event, with the test that started the log."""
-    return [*FOUND, *(line for path in LOGS for line in _unexpected_in(path))]
+    return [*FOUND, *(line for path in LOGS for line in _unexpected_in(path, _rest(path)))]
 
 
-def _unexpected_in(path: Path) -> list[str]:
-    log = LOGS[path]
+def _rest(path: Path) -> bytes:
+    """What has not been checked yet."""
     if not path.is_file():
-        return []
+        return b""
     with path.open("rb") as file:
-        file.seek(log.begins)
-        lines = file.read().decode(errors="replace").splitlines()
+        file.seek(LOGS[path].begins)
+        return file.read()
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The same without a last line that is still being written."""
+    text = _rest(path)
+    return text[: text.rfind(b"\n") + 1]
+
+
+def _unexpected_in(path: Path, text: bytes) -> list[str]:
+    log = LOGS[path]
     found: dict[str, str] = {}
-    for line in lines:
+    for line in text.decode(errors="replace").splitlines():
         event = error_in(line)
         if event is not None and event not in log.expected:
             found.setdefault(event, f"{log.test}: {line[:2000]}")

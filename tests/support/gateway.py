@@ -145,8 +145,10 @@ class Patgate:
             self._process = None
 
     def kill_everything(self) -> None:
-        """Send SIGKILL to supervisor, authority and workers at once."""
+        """Send SIGKILL to supervisor, authority and workers at once, and wait until all are gone."""
+        pids = children(self.process.pid)
         self.process.kill_session()
+        wait_until(lambda: not any(alive(pid) for pid in pids), "the end of every process")
 
     @property
     def process(self) -> Process:
@@ -223,7 +225,12 @@ class Patgate:
                     unless_kept.pop_all()
             return len(found) == len(pids)
 
-        wait_until(covered, "a connection to each worker", process=self.process)
+        try:
+            wait_until(covered, "a connection to each worker", process=self.process)
+        except BaseException:
+            for connection in found.values():
+                connection.close()
+            raise
         return found
 
     def kill(self, pid: int) -> None:
@@ -278,7 +285,7 @@ class ControlClient:
 
     def __init__(self, path: Path) -> None:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.settimeout(15)
+        client.settimeout(HANGS_SECONDS)
         try:
             client.connect(os.fspath(path))
         except OSError:

@@ -16,19 +16,24 @@ BACKLOG = 256
 
 
 class Listener(ABC):
-    """Listens on ``port`` of ``host``, or on a free one, and calls ``serve`` for each connection; a context manager.
+    """Listens on a free port of ``host`` and calls ``serve`` for each connection; a context manager.
 
     It accepts as soon as it exists: a subclass sets what ``serve`` needs before it calls this constructor.
     """
 
-    def __init__(self, name: str, *, host: str = LOOPBACK, port: int = 0) -> None:
+    def __init__(self, name: str, *, host: str = LOOPBACK) -> None:
         self.name = name
         self._host = host
         self._lock = threading.Lock()
         self._numbers = count()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self.listen(port)
+        # Nobody else gets the port while the server does not listen: not even a client's own end, which would then be
+        # connected to itself.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind((host, 0))
+        self.listen(self._reserved.getsockname()[1])
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +51,7 @@ class Listener(ABC):
         """
 
     def listen(self, port: int) -> None:
-        """Listen on a port; after ``close``, on the same one again."""
+        """Listen on a port; after ``deafen``, on the same one again."""
         self._listener = socket.create_server((self._host, port), backlog=BACKLOG)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://{LOOPBACK}:{self.port}"
@@ -54,7 +59,12 @@ class Listener(ABC):
         self._acceptor.start()
 
     def close(self) -> None:
-        """Stop listening, end every connection and wait for their threads."""
+        """Stop listening, end every connection, wait for their threads, and give back the port."""
+        self.deafen()
+        self._reserved.close()
+
+    def deafen(self) -> None:
+        """Stop listening, end every connection and wait for their threads, and keep the port."""
         # shutdown wakes the thread that is blocked in accept; close alone would not
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import yaml
 
@@ -15,6 +17,11 @@ from tests.support.process import HANGS_SECONDS, wait_until
 
 RELOADED = "reloaded"
 REFUSED = "reload refused: the previous configuration stays in use"
+COUNTED = {"path": "/counted/**", "upstream": "app", "access": "public"}
+"""The route of ``settle_counts``, which nothing else may request."""
+
+_ASKED: WeakKeyDictionary[Patgate, int] = WeakKeyDictionary()
+"""How many requests each gateway has had on that route."""
 
 
 def outcomes(node: Patgate) -> list[str]:
@@ -36,16 +43,6 @@ def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = HANGS_SECO
     node.process.signal(signal.SIGHUP)
     wait_until(lambda: len(outcomes(node)) > before, "the end of a reload", seconds=seconds, process=node.process)
     assert outcomes(node)[before:] == [expect], node.process.tail()
-
-
-def settle(node: Patgate, *, seconds: float = HANGS_SECONDS) -> None:
-    """Wait until every reload that has begun has ended."""
-
-    def ended() -> bool:
-        begun = [record["event"] for record in node.records()].count("reloading")
-        return begun == len(outcomes(node))
-
-    wait_until(ended, "the end of every reload", seconds=seconds, process=node.process)
 
 
 def settle_spares(node: Patgate) -> None:
@@ -73,6 +70,25 @@ def metric(node: Patgate, name: str) -> float:
     """The value of a metric without labels."""
     lines = node.control("GET", "/metrics").body.decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def settle_counts(node: Patgate) -> None:
+    """Wait until ``/metrics`` counts everything that has ended by now; the node needs the route ``COUNTED``.
+
+    A worker reports all its counts together, some time after what it counts: a count that is read before that grows
+    by itself, also during the next test.
+    """
+    for connection in node.connection_to_each_worker().values():
+        with connection:
+            assert connection.request("GET", "/counted/now").status == 200
+        _ASKED[node] = _ASKED.get(node, 0) + 1
+    wait_until(lambda: _counted(node) == _ASKED[node], "the counts of every worker", process=node.process)
+
+
+def _counted(node: Patgate) -> float:
+    page = node.control("GET", "/metrics").body.decode()
+    series = rf'^patgate_requests_total\{{[^}}]*route="{re.escape(str(COUNTED["path"]))}"[^}}]*\}} (\S+)$'
+    return sum(map(float, re.findall(series, page, re.MULTILINE)))
 
 
 def routes(*paths: Mapping[str, Any]) -> list[dict[str, Any]]:

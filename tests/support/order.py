@@ -61,7 +61,6 @@ LONGEST: Final = (
     "tests/e2e/test_entrance.py",
     "tests/e2e/test_cors.py",
     "tests/support/test_pool.py",
-    "tests/e2e/ingress/test_outage.py",
     "tests/threats/test_s7_api.py",
     "tests/clients/test_object-store.py",
     "tests/property/test_core_token.py",
@@ -95,6 +94,7 @@ TOGETHER: Final = (
     "tests/threats/test_s9_leaks.py",
     "tests/clients/test_mqtt.py",
     "tests/clients/test_fastapi.py",
+    "tests/e2e/ingress/test_outage.py",
 )
 """The files with tests that run alone.
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.support import errors, leaks, order, sentinel, turns
+from tests.support import errors, leaks, operate, order, rawhttp, sentinel, turns
 from tests.support.gateway import Patgate
 from tests.support.pool import Pool
 from tests.support.process import RUNNING
@@ -45,6 +45,7 @@ ROUTES = [
     },
     {"path": "/lenient/{entity}/{id}", "upstream": "app", "allow": ["encoded_slash", "semicolon", "empty_segment"]},
     {"path": "/loose/**", "upstream": "app", "access": "public", "allow": ["empty_segment"]},
+    operate.COUNTED,
     {"path": "/v1/{entity}", "upstream": "app"},
     {"path": "/v1/{entity}/{id}", "upstream": "app"},
 ]
@@ -126,6 +127,18 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _is_alone(item: pytest.Item) -> bool:
     return item.get_closest_marker(turns.MARK) is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Close the connections that a failed test has left open: the warning about them would fail the next test."""
+    before = rawhttp.opened()
+    try:
+        return (yield)
+    except BaseException:
+        for connection in rawhttp.opened() - before:
+            connection.close()
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

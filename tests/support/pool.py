@@ -96,12 +96,15 @@ def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
         if name not in _OPTIONAL or name in listen:
             listen.setdefault(name, {}).setdefault("bind", listener["bind"])
     wanted["data_dir"] = node.config["data_dir"]
+    former = len(node.all_workers())
     node.begin(wanted)
-    before = _reloads(node)
+    before, changed = _reloads(node), _changes(node)
     node.process.signal(signal.SIGHUP)
     wait_until(lambda: _reloads(node) > before, "the configuration of the next test file", process=node.process)
     wait_until(node.is_ready, "ready with the configuration of the next test file", process=node.process)
     node.all_workers()
+    # A worker writes this line after all lines of the former borrower.
+    wait_until(lambda: _changes(node) >= changed + former, "the end of the former log", process=node.process)
     node.forget_log()
 
 
@@ -110,6 +113,12 @@ def _reloads(node: Patgate) -> float:
     events = [record["event"] for record in node.records()]
     assert not any(str(event).startswith("reload refused") for event in events), node.process.tail()
     return events.count("reloaded")
+
+
+def _changes(node: Patgate) -> int:
+    """How many times workers have logged that they have another configuration."""
+    lines = [record for record in node.records() if record["event"] == "configuration changed"]
+    return sum(record["process"].startswith("gateway") for record in lines)
 
 
 def _remove_users(node: Patgate) -> None:

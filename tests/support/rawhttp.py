@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 from tests.support.process import HANGS_SECONDS, LOOPBACK
 
@@ -44,6 +46,16 @@ class Response:
         return "close" not in (self.get("connection") or "").lower()
 
 
+_OPENED: WeakSet[Connection] = WeakSet()
+_LOCK = threading.Lock()
+
+
+def opened() -> set[Connection]:
+    """Every connection that was opened, open or closed, and is still referred to."""
+    with _LOCK:
+        return set(_OPENED)
+
+
 class Connection:
     """One TCP connection (or one that is passed in, such as a unix socket); usable as a context manager."""
 
@@ -63,6 +75,8 @@ class Connection:
         if self.socket.family != socket.AF_UNIX:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
+        with _LOCK:
+            _OPENED.add(self)
 
     def __enter__(self) -> Connection:
         return self

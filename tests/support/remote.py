@@ -33,8 +33,8 @@ class Raised(Exception):
 class Remote:
     """A running program ``tests.backends.NAME``; a context manager.
 
-    ``ask`` waits for an answer and ``begin`` returns a function that does; ``events`` is everything it has reported so
-    far.
+    ``ask`` waits for an answer and ``begin`` returns a function that does; ``events`` is what has been read of its
+    reports, which may be less than it has written.
     """
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -96,18 +96,22 @@ class Remote:
         return self.begin(verb, **arguments)()
 
     def told(self, event: str, **facts: Any) -> list[dict[str, Any]]:
-        """The events with that name and those facts, oldest first."""
-        wanted = {"event": event} | facts
-        return [told for told in tuple(self.events) if wanted.items() <= told.items()]
+        """The events with that name and those facts that it has reported by now, oldest first."""
+        self.ask("sync")
+        return self._read(event, facts)
 
     def hears(self, event: str, *, seconds: float = HANGS_SECONDS, **facts: Any) -> dict[str, Any]:
         """Wait for the first such event and return it."""
         return wait_until(
-            lambda: next(iter(self.told(event, **facts)), None),
+            lambda: next(iter(self._read(event, facts)), None),
             f"{event} {facts}",
             seconds=seconds,
             process=self.process,
         )
+
+    def _read(self, event: str, facts: dict[str, Any]) -> list[dict[str, Any]]:
+        wanted = {"event": event} | facts
+        return [told for told in tuple(self.events) if wanted.items() <= told.items()]
 
     def _listen(self) -> None:
         with self._sock.makefile("rb") as lines:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tests.support.listener import Listener
-from tests.support.process import HANGS_SECONDS, free_port
+from tests.support.process import HANGS_SECONDS
 from tests.support.sentinel import Watch
 from tests.support.tap import reset
 
@@ -124,7 +124,7 @@ class ScriptedBackend(Listener):
         self.failures: list[BaseException] = []
         self._plan: Plan = echo
         # A port that nothing else uses: ``revive`` needs the same one again.
-        super().__init__("scripted", port=free_port())
+        super().__init__("scripted")
 
     @property
     def targets(self) -> list[str]:
@@ -145,7 +145,7 @@ class ScriptedBackend(Listener):
 
     def die(self) -> None:
         """Stop listening and drop every connection."""
-        self.close()
+        self.deafen()
 
     def revive(self) -> None:
         """Listen again on the port that the gateway expects."""

@@ -63,3 +63,13 @@ def test_a_log_that_is_closed_is_judged_then_and_what_follows_is_judged_for_itse
     with log.open("a") as file:
         file.write(ERROR)
     assert ["child ended" in line for line in errors.unexpected()] == [True, False]
+
+
+def test_a_line_that_is_half_written_when_the_log_is_closed_is_judged_when_it_is_whole(tmp_path: Path) -> None:
+    log = tmp_path / "patgate.log"
+    errors.watch(log)
+    log.write_text(ERROR.replace("defect", "child ended") + ERROR[:40])
+    errors.close(log)
+    with log.open("a") as file:
+        file.write(ERROR[40:])
+    assert [("child ended" in line, "defect" in line) for line in errors.unexpected()] == [(True, False), (False, True)]

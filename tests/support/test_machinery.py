@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.process import LOOPBACK, Process, accepts, children, free_port, run, wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded
 from tests.support.recorder import Recorder
+from tests.support.scripted import ScriptedBackend
 from tests.support.sockets import serving_pid
 
 
@@ -64,6 +66,16 @@ def test_a_process_is_started_found_by_its_connection_and_ended(tmp_path: Path) 
             assert serving_pid(port, connection.local_port, [os.getpid(), process.pid]) == process.pid
     assert process.exit_code is not None
     assert not accepts(port)
+
+
+def test_a_server_that_does_not_listen_keeps_its_port() -> None:
+    with ScriptedBackend() as backend:
+        backend.die()
+        assert not accepts(backend.port)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((LOOPBACK, backend.port))
+        backend.revive()
+        assert accepts(backend.port)
 
 
 def test_free_ports_in_a_row_are_free_and_given_once() -> None:

@@ -60,6 +60,29 @@ def test_what_a_gateway_must_not_send_fails_its_test_and_ends_the_run(tmp_path: 
     assert "FAILED test_planted.py::test_planted" in output
 
 
+def test_a_connection_that_a_failed_test_leaves_open_fails_no_other(tmp_path: Path) -> None:
+    _, output = run(
+        tmp_path,
+        """
+import gc
+import socket
+from tests.support.rawhttp import Connection
+
+LISTENER = socket.create_server(("127.0.0.1", 0))
+
+def test_planted():
+    connection = Connection(LISTENER.getsockname()[1])
+    connection.itself = connection  # only the garbage collector frees it
+    assert False
+
+@pytest.mark.filterwarnings("error")
+def test_next():
+    gc.collect()
+""",
+    )
+    assert output.splitlines()[-1].startswith("1 failed, 9 passed")
+
+
 def test_a_secret_in_a_file_is_found_at_the_end_and_a_test_that_is_alone_has_no_company(tmp_path: Path) -> None:
     code, output = run(
         tmp_path,

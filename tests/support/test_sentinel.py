@@ -228,7 +228,7 @@ def test_the_tap_passes_ends_and_resets_on() -> None:
         socket.create_server((LOOPBACK, 0)) as listener,
         Tap(listener.getsockname()[1], "tapped") as tap,
     ):
-        with Connection(tap.port, seconds=20) as connection:
+        with Connection(tap.port) as connection:
             connection.send(message())
             backend, _ = listener.accept()
             with backend:
@@ -238,7 +238,7 @@ def test_the_tap_passes_ends_and_resets_on() -> None:
                 backend.sendall(b"the answer")
             assert connection.read_to_end() == b"the answer"
         # Wait until here: with two at a time, the order in which they reach the backend is unknown.
-        with Connection(tap.port, seconds=20) as unlucky:
+        with Connection(tap.port) as unlucky:
             backend, _ = listener.accept()
             unlucky.send(message())
             reset(backend)

@@ -12,7 +12,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 
 from tests.e2e.ingress.relay import Change, Line, unchanged
-from tests.support.process import LOOPBACK
+from tests.support.process import HANGS_SECONDS, LOOPBACK
 from tests.unit.gateway.ext_authz.calls import fields, part, varint
 from tests.unit.gateway.ext_authz.envoy import Envoy
 
@@ -40,7 +40,7 @@ class GrpcRelay:
 
     def __enter__(self) -> GrpcRelay:
         self._thread.start()
-        assert self._listening.wait(20)
+        assert self._listening.wait(HANGS_SECONDS)
         return self
 
     def __exit__(

@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass, field
 
 from tests.support.listener import Listener
+from tests.support.process import HANGS_SECONDS
 
 BLOCK = 1 << 18
 
@@ -85,5 +86,5 @@ class Streams(Listener):
             b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
             b"d\r\ndata: first\n\n\r\n"
         )
-        self.second_event.wait(30)
+        self.second_event.wait(HANGS_SECONDS)
         connection.sendall(b"e\r\ndata: second\n\n\r\n0\r\n\r\n")

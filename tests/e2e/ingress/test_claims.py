@@ -16,7 +16,7 @@ from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate, Token
 from tests.support.ingress import INGRESSES, Ingress, asked_port
 from tests.support.plugin import EDITOR
-from tests.support.process import LOOPBACK, wait_until
+from tests.support.process import HANGS_SECONDS, LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorded, Recorder
 from tests.support.remote import Remote, running
@@ -374,7 +374,7 @@ def test_a_websocket_passes_with_our_identity_whatever_else_is_nominated(
 ) -> None:
     before = len(sockets.told("opened"))
     login = f"Authorization: Bearer {editor.value}\r\nX-Auth-Role: admin\r\n".encode()
-    with create_connection((LOOPBACK, socket_ingress.port), timeout=15) as sock:
+    with create_connection((LOOPBACK, socket_ingress.port), timeout=HANGS_SECONDS) as sock:
         client = Client(sock)
         assert client.open(b"/v1/channels/7/messages", login, connection=connection.encode()) == 101
         client.send(TEXT, b"there and back")
@@ -390,7 +390,7 @@ def test_a_websocket_passes_with_our_identity_whatever_else_is_nominated(
 @pytest.mark.row(Row.WEBSOCKETS)
 def test_a_websocket_without_a_token_is_refused(socket_ingress: Ingress, sockets: Remote) -> None:
     before = len(sockets.told("opened"))
-    with create_connection((LOOPBACK, socket_ingress.port), timeout=15) as sock:
+    with create_connection((LOOPBACK, socket_ingress.port), timeout=HANGS_SECONDS) as sock:
         client = Client(sock)
         assert client.open(b"/v1/channels/7/messages", connection=b"keep-alive, Upgrade, X-Auth-User") == 401
     assert len(sockets.told("opened")) == before

@@ -1,6 +1,7 @@
 """An ingress whose patgate is down, frozen, restarted or does not trust it: an answer soon, and never a wrong one.
 
-One gateway fails once for all ingresses at the same time; the tests read what each of them answered meanwhile.
+One gateway fails once for all ingresses at the same time, before the first of the tests that run alone; all tests read
+what each ingress answered meanwhile.
 """
 
 from __future__ import annotations
@@ -161,17 +162,20 @@ def unavailable(seen: Seen, phase: str, *, page: int | None = None) -> None:
     assert seen.arrived[phase] == 0
 
 
+@pytest.mark.alone
 @pytest.mark.row(Row.DOWN)
 def test_an_ingress_without_patgate_says_that_authorization_is_unavailable(seen: Seen) -> None:
     unavailable(seen, "down", page=502 if seen.own_unavailability else None)
 
 
+@pytest.mark.alone
 @pytest.mark.row(Row.FROZEN)
 def test_an_ingress_does_not_wait_for_a_frozen_patgate(seen: Seen) -> None:
     """Its connections stay open, and new ones are accepted by the kernel, but nothing is answered."""
     unavailable(seen, "frozen", page=504 if seen.own_unavailability else None)
 
 
+@pytest.mark.alone
 @pytest.mark.row(Row.AUTHORITY)
 def test_an_ingress_passes_on_that_the_authority_does_not_answer(seen: Seen) -> None:
     unavailable(seen, "authority")
