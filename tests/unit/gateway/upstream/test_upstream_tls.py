@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import Pair, pair
-from tests.unit.gateway.kit import BackendConnection, field_lines, get, response, until
+from tests.unit.gateway.kit import NEVER, BackendConnection, field_lines, get, response, until
 from tests.unit.gateway.upstream.watched import backend_at, fields, logged, watched
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
@@ -163,7 +163,7 @@ async def test_health_checks_speak_tls_with_the_same_certificates(
     backend_pair: Pair, client_pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls = {"ca": backend_pair.certificate, "certificate": client_pair.certificate, "key": client_pair.key}
-    health = {"path": "/up", "interval": 0.02, "fall": 1}
+    health = {"path": "/up", "interval": 0.02, "timeout": NEVER, "fall": 1}
     async with secure(backend_pair, client_pair) as one:
         servers = [f"https://backend.test:{one.port}"]
         async with watched({"backend.test": [ONE]}, servers=servers, tls=tls, health=health) as gateway:
