@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from queue import SimpleQueue
+from typing import IO, cast
 
 import pytest
 
@@ -94,6 +95,37 @@ def test_after_a_drop_lines_are_accepted_again_when_the_queue_is_nearly_empty_wi
     lines = (got + _read_until(reader, lambda data: data.endswith(b"after\n"))).splitlines(keepends=True)
     taken = lines.count(LINE)
     assert lines == [*[LINE] * taken, b"dropped %d\n" % (sent - taken), b"after\n"]
+    _close(writer)
+
+
+class Overtaken:
+    """A queue into which ``late`` puts a line just after the writer has found it empty."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[object] = SimpleQueue()
+        self.put, self.get = self._queue.put, self._queue.get
+        self.late: Callable[[], object] | None = None
+
+    def empty(self) -> bool:
+        found = self._queue.empty()
+        if found and self.late is not None:
+            late, self.late = self.late, None
+            late()
+        return found
+
+
+def test_a_line_that_comes_while_the_dropped_ones_are_counted_is_behind_their_only_notice(
+    pipe: tuple[int, IO[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, stream = pipe
+    monkeypatch.setattr("proxy.observe.writer.SimpleQueue", Overtaken)
+    writer = LineWriter(stream, _notice)
+    queue = cast(Overtaken, writer._queue)
+    queue.late = lambda: writer.put(b"after\n")
+    _fill(writer, QUEUE_BYTES // len(LINE) + 1000)
+    lines = _read_until(reader, lambda data: data.endswith(b"after\n")).splitlines(keepends=True)
+    assert lines[-2:] == [b"dropped %d\n" % (QUEUE_BYTES // len(LINE) + 1000 - lines.count(LINE)), b"after\n"]
+    assert len(lines) == lines.count(LINE) + 2
     _close(writer)
 
 
