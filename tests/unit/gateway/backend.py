@@ -99,8 +99,9 @@ class Backend:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in self.connections:
-            # A task that was cancelled before its first step has closed nothing.
-            connection.writer.close()
+            # A task that was cancelled before its first step has closed nothing, and unsent data would keep a transport
+            # open behind the end of the event loop.
+            connection.writer.transport.abort()
         if self.errors:
             raise self.errors[0]
 
