@@ -137,6 +137,7 @@ async def test_all_invalid_tokens_get_the_same_response(world: World) -> None:
 async def test_an_address_with_too_many_failures_is_throttled_and_its_genuine_tokens_are_not(world: World) -> None:
     token = await admin(world)
     statuses: list[int] = []
+    after = None
     begun = time.monotonic()
     async with asyncio.timeout(HANGS_SECONDS):
         while 429 not in statuses:

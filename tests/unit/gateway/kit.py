@@ -42,6 +42,7 @@ from proxy.settings.addresses import ServerAddress as Address
 from proxy.settings.model import Log
 from proxy.settings.sections.routes import Headers
 from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
+from tests.support.process import HANGS_SECONDS
 from tests.unit.authority.waiting import until as until
 from tests.unit.gateway.backend import HOST as HOST
 from tests.unit.gateway.backend import Backend as Backend
@@ -128,6 +129,17 @@ class Entrance:
     context: ssl.SSLContext | None = None
     seen_by_acceptor: Callable[[Listener], Any] = lambda listener: listener
     """Returns the object that the acceptor uses instead of the listener."""
+
+
+async def still(value: Callable[[], object]) -> None:
+    """Return once ``value()`` has stayed the same for a while."""
+    last, unchanged = value(), 0
+    async with asyncio.timeout(HANGS_SECONDS):
+        while unchanged < 30:
+            await asyncio.sleep(0.01)
+            now = value()
+            unchanged = unchanged + 1 if now == last else 0
+            last = now
 
 
 def task_runs(name: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.certificates import pair
 from tests.support.process import HANGS_SECONDS
-from tests.unit.gateway.kit import HOST, BackendConnection, Entrance, answering, get, response, serving, until
+from tests.unit.gateway.kit import HOST, BackendConnection, Entrance, answering, get, response, serving, still, until
 
 RATE = 2000
 IDLE = 0.5
@@ -169,6 +169,8 @@ async def test_a_backend_that_is_slow_to_read_a_body_gets_the_time_of_an_answer(
         gateway.stop_sweeping()
         client.send(b"POST /open/a HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n" % SIZE + bytes(SIZE))
         await until(lambda: [connection.paused for connection in gateway.listener.connections] == [True])
+        # The kernel still takes some, and then the client is read again.
+        await still(lambda: [each.exchange and each.exchange.bytes_in for each in gateway.listener.connections])
         gateway.sweep_on()
         before, begun = gateway.sweeps, time.monotonic()
         await until(lambda: gateway.sweeps > before and time.monotonic() - begun > 3 * IDLE)

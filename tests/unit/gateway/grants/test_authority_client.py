@@ -307,7 +307,9 @@ async def test_a_flood_of_unknown_tokens_delays_no_token_that_was_good_until_a_c
 ) -> None:
     """2,000 well-formed unknown tokens, and an authority that answers slowly."""
     # The answers come when the test says so, however long a busy machine needs until then.
-    monkeypatch.setitem(AuthorityLink._ask.__kwdefaults__, "seconds", HANGS_SECONDS)
+    defaults = AuthorityLink._ask.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "seconds", HANGS_SECONDS)
     async with world() as w:
         good = [w.known() for _ in range(3)]
         for one in good:

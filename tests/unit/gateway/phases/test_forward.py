@@ -19,6 +19,7 @@ from tests.unit.gateway.kit import (
     get,
     response,
     serving,
+    still,
     until,
 )
 from tests.unit.gateway.ports import full_backlog, full_listener, gateway_to
@@ -441,6 +442,8 @@ async def test_a_backend_that_never_reads_a_body_is_a_504_and_not_the_clients_fa
         gateway.stop_sweeping()
         client.send(post(b"b" * 16_000_000))
         await until(lambda: [connection.paused for connection in gateway.listener.connections] == [True])
+        # The kernel still takes some, and then the client is read again.
+        await still(lambda: [each.exchange and each.exchange.bytes_in for each in gateway.listener.connections])
         gateway.sweep_on()
         answer = await client.answer()
         assert (answer.status, answer.reason) == (504, "upstream_timeout")

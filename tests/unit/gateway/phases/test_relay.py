@@ -8,7 +8,6 @@ import socket
 import pytest
 
 from proxy.gateway.upstream.pool import WRITE_HIGH_WATER
-from tests.support.process import HANGS_SECONDS
 from tests.support.sockets import kernel_keeps
 from tests.unit.gateway.kit import (
     BackendConnection,
@@ -19,6 +18,7 @@ from tests.unit.gateway.kit import (
     get,
     response,
     serving,
+    still,
     until,
 )
 
@@ -427,18 +427,6 @@ def unsent(gateway: Gateway) -> int:
     """Bytes that wait in the gateway to be sent to its clients."""
     transports = [connection.transport for connection in gateway.listener.connections]
     return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
-
-
-async def still(value: object) -> None:
-    """Return once ``value()`` has stayed the same for a while."""
-    assert callable(value)
-    last, unchanged = value(), 0
-    async with asyncio.timeout(HANGS_SECONDS):
-        while unchanged < 30:
-            await asyncio.sleep(0.01)
-            now = value()
-            unchanged = unchanged + 1 if now == last else 0
-            last = now
 
 
 def widen(client: Client) -> None:
