@@ -84,7 +84,8 @@ class LineWriter:
             # Without this, the notice would wait for the next line.
             if self._dropped and self._queue.empty():
                 with self._lock:
-                    notice = self._drop_notice()
+                    # Asked again: ``put`` may have queued the notice meanwhile.
+                    notice = self._drop_notice() if self._dropped else b""
                 self._write(notice)
             if isinstance(item, threading.Event):
                 item.set()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from proxy.supervisor_channel import pair
+from tests.support.process import HANGS_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = (
@@ -83,7 +84,7 @@ def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=60,
+        timeout=HANGS_SECONDS,
         pass_fds=(ready_out, lifeline_in, channel_fd),
     )
     os.close(ready_out)

@@ -12,6 +12,7 @@ import pytest
 from proxy.core.errors import Invalid
 from proxy.core.ipc.child_protocol import CommandRefused, ControlCommand
 from proxy.supervisor_channel import ChildChannel, SupervisorChannel, pair
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.kit import until
 
 
@@ -44,13 +45,13 @@ async def line() -> AsyncIterator[tuple[SupervisorChannel, ChildChannel, list[Co
 
 async def test_a_command_is_carried_out_and_a_refusal_has_the_childs_own_sentence() -> None:
     async with line() as (supervisor, _, taken):
-        await supervisor.ask("do", seconds=10, sockets=["proxy"])
+        await supervisor.ask("do", seconds=HANGS_SECONDS, sockets=["proxy"])
         assert (taken[0].name, taken[0].details["sockets"]) == ("do", ["proxy"])
         with pytest.raises(CommandRefused, match=r"^things: are not as they should be$") as refused:
-            await supervisor.ask("refuse", seconds=10)
+            await supervisor.ask("refuse", seconds=HANGS_SECONDS)
         assert refused.value.answered
         with pytest.raises(CommandRefused, match=r"^a command failed \(RuntimeError\)$"):
-            await supervisor.ask("fail", seconds=10)
+            await supervisor.ask("fail", seconds=HANGS_SECONDS)
 
 
 async def test_descriptors_are_sent_with_a_command() -> None:
@@ -68,7 +69,7 @@ async def test_descriptors_are_sent_with_a_command() -> None:
     documents = [os.memfd_create("document") for _ in range(2)]
     for place, fd in enumerate(documents):
         os.pwrite(fd, b"document %d" % place, 0)
-    await supervisor.ask("read", fds=documents, seconds=10)
+    await supervisor.ask("read", fds=documents, seconds=HANGS_SECONDS)
     assert read == [b"document 0", b"document 1"]
     for fd in documents:
         os.close(fd)
@@ -88,7 +89,7 @@ async def test_a_timeout_and_an_ended_child_refuse_a_command_as_not_answered() -
             await waiting
         assert not gone.value.answered and not supervisor.is_open
         with pytest.raises(CommandRefused, match=r"^it has ended$"):
-            await supervisor.ask("do", seconds=10)
+            await supervisor.ask("do", seconds=HANGS_SECONDS)
         supervisor.tell("do")
 
 
@@ -96,7 +97,7 @@ async def test_commands_run_one_after_the_other_and_tell_waits_for_no_reply() ->
     async with line() as (supervisor, _, taken):
         supervisor.tell("first")
         supervisor.tell("refuse")
-        await supervisor.ask("last", seconds=10)
+        await supervisor.ask("last", seconds=HANGS_SECONDS)
         assert [command.name for command in taken] == ["first", "refuse", "last"]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from proxy.settings.model import Settings
 from proxy.supervisor_channel import pair
+from tests.support.process import HANGS_SECONDS
 
 
 class AuthorityProcess:
@@ -40,7 +41,7 @@ class AuthorityProcess:
         for fd in (boot, lifeline, ready, channel.detach()):
             os.close(fd)
 
-    def ready(self, seconds: float = 60.0) -> str:
+    def ready(self, seconds: float = HANGS_SECONDS) -> str:
         """The line that the process writes to its ready pipe."""
         line = b""
         deadline = time.monotonic() + seconds
@@ -65,11 +66,11 @@ class AuthorityProcess:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(HANGS_SECONDS)
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(HANGS_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +85,7 @@ class AuthorityProcess:
 def request(path: Path, method: str, target: str, body: object = None) -> tuple[int, dict[str, Any]]:
     """Send one HTTP request over a unix socket; returns the status and the JSON body of the answer."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(60)
+        connection.settimeout(HANGS_SECONDS)
         connection.connect(str(path))
         payload = b"" if body is None else json.dumps(body).encode()
         head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"

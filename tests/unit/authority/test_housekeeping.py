@@ -23,6 +23,7 @@ from proxy.services.policy.model import TokenPolicy
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens.expiry_notices import DAY, ExpiryNotices
 from tests.contract.kit import ADMIN, START, Kit, opened
+from tests.support.process import HANGS_SECONDS
 from tests.unit.authority.waiting import until
 
 ANN = "ann@example.org"
@@ -283,7 +284,7 @@ async def test_a_chore_that_fails_runs_again_and_so_do_the_others(host: Host) ->
 
 async def test_every_chore_runs_soon_after_a_start(host: Host) -> None:
     keeper = asyncio.create_task(Housekeeping(host).run(), name="housekeeping")
-    await asyncio.wait_for(host.tidy.wait(), 60)
+    await asyncio.wait_for(host.tidy.wait(), HANGS_SECONDS)
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
     assert host.pruned == 1

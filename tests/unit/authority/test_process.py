@@ -12,6 +12,7 @@ from pathlib import Path
 from proxy.core.ipc.child_protocol import DATA_DIR_LOST
 from proxy.core.ipc.shared_memory import PageView
 from proxy.settings.model import Settings
+from tests.support.process import HANGS_SECONDS
 from tests.unit.authority.child import AuthorityProcess, request
 
 
@@ -26,10 +27,10 @@ def test_the_authority_becomes_ready_serves_its_sockets_and_exits_with_0_on_sigt
         assert child.ready() == "ready\n"
         assert request(data_dir / "control.sock", "GET", "/livez") == (200, {"status": "ok"})
         port = listener.getsockname()[1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANGS_SECONDS) as answer:
             assert b"patgate_epoch " in answer.read()
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=HANGS_SECONDS)
             raise AssertionError("ready without a worker")
         except urllib.error.HTTPError as error:
             assert error.code == 503
@@ -43,7 +44,7 @@ def test_the_authority_ends_when_the_lifeline_closes(settings: Settings) -> None
     with AuthorityProcess(settings) as child:
         child.ready()
         child.close_lifeline()
-        assert child.process.wait(30) == 0
+        assert child.process.wait(HANGS_SECONDS) == 0
 
 
 def test_no_acknowledged_change_is_lost_by_kill_9_and_the_restart_is_quick(settings: Settings, data_dir: Path) -> None:
@@ -77,7 +78,7 @@ def test_a_failed_start_reports_why_in_one_line_and_exits_with_1(settings: Setti
         line = child.ready()
         assert line.startswith("error: The secret key")
         assert line.count("\n") == 1
-        assert child.process.wait(30) == 1
+        assert child.process.wait(HANGS_SECONDS) == 1
 
 
 def test_the_authority_ends_when_the_data_directory_is_no_longer_its_own(settings: Settings, data_dir: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_authority_ends_when_the_data_directory_is_no_longer_its_own(setting
     with AuthorityProcess(quick) as child:
         assert child.ready() == "ready\n"
         (data_dir / "page").unlink()
-        assert child.process.wait(30) == DATA_DIR_LOST
+        assert child.process.wait(HANGS_SECONDS) == DATA_DIR_LOST
         assert "taken away" in child.ready(), (
             "the reason is reported over the ready pipe if it is still read; else it is logged"
         )

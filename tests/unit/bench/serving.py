@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from threading import Event, Thread
 
 from bench.errors import BenchError
+from tests.support.process import HANGS_SECONDS
 
 REFUSAL = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -83,7 +84,7 @@ def running(client: Callable[[Connection], None]) -> Iterator[Connection]:
 
 
 def seconds_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANGS_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

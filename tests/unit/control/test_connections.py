@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.control import connections, request_parsing
+from tests.support.process import HANGS_SECONDS
 from tests.unit.authority.waiting import until
 from tests.unit.control.api_client import API, minted, person
 from tests.unit.control.conftest import World
@@ -29,7 +30,7 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
     """All data until the other end closes or resets the connection."""
     received = b""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS_SECONDS):
             while data := await reader.read(65536):
                 received += data
     except ConnectionError:

@@ -134,13 +134,13 @@ def test_operation_names_have_a_plain_grammar() -> None:
 
 def test_large_sets_are_compared_without_comparing_all_pairs_of_entries() -> None:
     """Comparing ten thousand entries with ten thousand others would block the event loop for a minute."""
-    begun = time.monotonic()
+    begun = time.thread_time()
     wide = PermissionSet.of([f"e{number}:op{number}" for number in range(10_000)])
     exact = PermissionSet.of([f"e{number}/i{number}:op{number}" for number in range(10_000)])
     assert wide.covers(exact)
     assert not exact.covers(wide)
     assert wide.covering("e7/i7:op7") == ["e7:op7"]
-    assert time.monotonic() - begun < 15
+    assert time.thread_time() - begun < 15
 
 
 def test_entries_for_every_entity_are_not_copied_into_each_named_entity() -> None:

@@ -9,6 +9,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import cast
 
+from tests.support.process import HANGS_SECONDS
+
 
 def reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
@@ -73,7 +75,7 @@ class Client:
         """Disconnect with a reset, because closing only the sending side may be a half-close."""
         reset(self.writer)
 
-    async def answer(self, method: str = "GET", *, seconds: float = 20.0) -> Answer:
+    async def answer(self, method: str = "GET", *, seconds: float = HANGS_SECONDS) -> Answer:
         """The next final response; a truncated one raises IncompleteReadError or ConnectionResetError."""
         async with asyncio.timeout(seconds):
             interim: list[int] = []
@@ -96,7 +98,7 @@ class Client:
                 answer.body = await self.reader.read()
             return answer
 
-    async def ask(self, data: bytes, *, seconds: float = 20.0) -> Answer:
+    async def ask(self, data: bytes, *, seconds: float = HANGS_SECONDS) -> Answer:
         self.send(data)
         return await self.answer(data.split(b" ", 1)[0].decode(), seconds=seconds)
 
@@ -110,7 +112,7 @@ class Client:
                 return body
             body += data[:-2]
 
-    async def rest(self, *, seconds: float = 20.0) -> bytes:
+    async def rest(self, *, seconds: float = HANGS_SECONDS) -> bytes:
         """All bytes until the gateway closes the connection."""
         async with asyncio.timeout(seconds):
             return await self.reader.read()

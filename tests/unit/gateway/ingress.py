@@ -13,7 +13,7 @@ from proxy.core.routes import Route
 from proxy.gateway.described_request import DESCRIBING_FIELDS
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.forward_auth import ForwardAuthPipeline
-from tests.unit.gateway.kit import HOST, Answer, Client, Gateway, get
+from tests.unit.gateway.kit import HOST, NEVER, Answer, Client, Gateway, get
 
 TRUSTED = (f"{HOST}/32",)
 TARGET = "/v1/things/42"
@@ -52,7 +52,7 @@ async def entry(
     facts.setdefault("describing", DESCRIBING_FIELDS)
     gateway = Gateway(9, routes=routes, trusted=trusted, max_request_line=max_request_line, **facts)
     pipeline = ForwardAuthPipeline(
-        patience=30.0,
+        patience=NEVER,
         routes=gateway.pipeline.routes,
         authenticator=gateway.authenticator,
         responder=gateway.pipeline.responder,

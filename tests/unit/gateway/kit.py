@@ -11,7 +11,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -42,6 +42,14 @@ from proxy.settings.addresses import ServerAddress as Address
 from proxy.settings.model import Log
 from proxy.settings.sections.routes import Headers
 from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
+from tests.support.process import HANGS_SECONDS
+from tests.unit.authority.waiting import until as until
+from tests.unit.gateway.backend import HOST as HOST
+from tests.unit.gateway.backend import Backend as Backend
+from tests.unit.gateway.backend import BackendConnection as BackendConnection
+from tests.unit.gateway.backend import Handler as Handler
+from tests.unit.gateway.backend import answering as answering
+from tests.unit.gateway.backend import response as response
 from tests.unit.gateway.client import Answer as Answer
 from tests.unit.gateway.client import Client as Client
 from tests.unit.gateway.client import reset as reset
@@ -52,11 +60,10 @@ from tests.unit.gateway.places import responder as responder
 IDENTITY: Final = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),))
 TOKENS: Final = TokenFormat("acme")
 CACHE_KEY: Final = bytes(range(32))
-HOST: Final = "127.0.0.1"
 FAR: Final = 2**62
+NEVER: Final = 86_400.0
+"""Seconds of every limit that a test does not set: longer than ``until`` waits, so that no such limit ends the wait."""
 PSEUDONYM: Final = b"patgate-0123abcd"
-
-Handler = Callable[["BackendConnection"], Coroutine[Any, Any, None]]
 
 
 def make_grant(
@@ -112,139 +119,27 @@ def make_cache(*, capacity: int = 1000) -> GrantCache:
     )
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
-    """Wait until ``condition`` is true; TimeoutError if that takes too long."""
-    async with asyncio.timeout(seconds):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.002)
-
-
-class BackendConnection:
-    """One connection to the scripted backend: reads requests by their framing and keeps all bytes."""
-
-    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.number = number
-        self.reader = reader
-        self.writer = writer
-        self.head = b""
-        self.received = b""
-
-    async def request(self) -> bytes:
-        """The next request's head with its blank line; IncompleteReadError if the gateway disconnected."""
-        self.head = await self.reader.readuntil(b"\r\n\r\n")
-        self.received += self.head
-        return self.head
-
-    async def exactly(self, count: int) -> bytes:
-        data = await self.reader.readexactly(count)
-        self.received += data
-        return data
-
-    async def chunked(self) -> bytes:
-        """A chunked body without trailers, exactly as received."""
-        raw = b""
-        while True:
-            line = await self.reader.readuntil(b"\r\n")
-            size = int(line, 16)
-            raw += line + await self.reader.readexactly(size + 2)
-            if not size:
-                self.received += raw
-                return raw
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def gone(self) -> bool:
-        """Whether the gateway closes the connection without sending more."""
-        try:
-            return await self.reader.read(1) == b""
-        except ConnectionResetError:
-            return True
-
-    def reset(self) -> None:
-        """Close the connection with a reset."""
-        reset(self.writer)
-
-
-class Backend:
-    """A server that runs ``handler`` for each connection; ``close`` raises the failures of handlers."""
-
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self.connections: list[BackendConnection] = []
-        self.heads: list[bytes] = []
-        self.errors: list[BaseException] = []
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
-
-    async def start(self, sock: socket.socket | None = None) -> None:
-        sock = socket.create_server((HOST, 0)) if sock is None else sock
-        self._server = await asyncio.start_server(self._accept, sock=sock, limit=2**20)
-        self.port = sock.getsockname()[1]
-
-    def refuse(self) -> None:
-        """Stop listening, so that the kernel refuses new connections."""
-        assert self._server is not None
-        self._server.close()
-
-    async def close(self) -> None:
-        self.refuse()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in self.connections:
-            # A task that was cancelled before its first step has closed nothing.
-            connection.writer.close()
-        if self.errors:
-            raise self.errors[0]
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = BackendConnection(len(self.connections), reader, writer)
-        self.connections.append(connection)
-        task = asyncio.create_task(self._serve(connection), name="backend connection")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, connection: BackendConnection) -> None:
-        try:
-            await self.handler(connection)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        except AssertionError as error:
-            self.errors.append(error)
-        finally:
-            connection.writer.close()
-
-
-def answering(answer: bytes | Callable[[bytes], bytes]) -> Handler:
-    """A handler that sends each request without a body the same response, or one computed from its head."""
-
-    async def handle(connection: BackendConnection) -> None:
-        while True:
-            head = await connection.request()
-            await connection.send(answer if isinstance(answer, bytes) else answer(head))
-
-    return handle
-
-
-def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = b"") -> bytes:
-    return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Entrance:
     """How the gateway's socket accepts connections; the defaults accept every client immediately."""
 
     connections: int = 1000
     introduced_by: tuple[str, ...] = ()
-    handshake_seconds: float = 30.0
+    handshake_seconds: float = NEVER
     context: ssl.SSLContext | None = None
     seen_by_acceptor: Callable[[Listener], Any] = lambda listener: listener
     """Returns the object that the acceptor uses instead of the listener."""
+
+
+async def still(value: Callable[[], object]) -> None:
+    """Return once ``value()`` has stayed the same for a while."""
+    last, unchanged = value(), 0
+    async with asyncio.timeout(HANGS_SECONDS):
+        while unchanged < 30:
+            await asyncio.sleep(0.01)
+            now = value()
+            unchanged = unchanged + 1 if now == last else 0
+            last = now
 
 
 def task_runs(name: str) -> bool:
@@ -265,14 +160,14 @@ class Gateway:
         max_headers: int = 100,
         max_request_line: int = 8 * 1024,
         max_body: int | None = None,
-        head_seconds: float = 30.0,
-        body_idle_seconds: float = 30.0,
-        keepalive_seconds: float = 30.0,
-        answer_seconds: float = 30.0,
-        tunnel_seconds: float = 30.0,
-        stream_seconds: float = 30.0,
-        connect_timeout: float = 5.0,
-        response_timeout: float = 30.0,
+        head_seconds: float = NEVER,
+        body_idle_seconds: float = NEVER,
+        keepalive_seconds: float = NEVER,
+        answer_seconds: float = NEVER,
+        tunnel_seconds: float = NEVER,
+        stream_seconds: float = NEVER,
+        connect_timeout: float = NEVER,
+        response_timeout: float = NEVER,
         preserve_host: bool = True,
         max_idle: int = 64,
         trusted: Iterable[str] = (),
@@ -331,6 +226,7 @@ class Gateway:
                     servers=tuple(Address.parse(f"http://{HOST}:{port}") for port in ports),
                     connect_timeout=connect_timeout,
                     response_timeout=response_timeout,
+                    idle_timeout=NEVER,
                     preserve_host=preserve_host,
                     max_idle=max_idle,
                 )
@@ -412,10 +308,14 @@ class Gateway:
         if self._linked:
             self.link.start()
         self.sweeps = 0
+        self.sweep_on()
+
+    def sweep_on(self) -> None:
+        """Check deadlines, at the start and after ``stop_sweeping``."""
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
 
     def stop_sweeping(self) -> None:
-        """Stop the task that checks deadlines."""
+        """Check no deadlines, so that a busy machine misses none until ``sweep_on``."""
         self._sweeper.cancel()
 
     async def close(self) -> None:

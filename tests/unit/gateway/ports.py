@@ -12,6 +12,14 @@ from tests.unit.gateway.kit import HOST, Gateway
 @contextmanager
 def full_backlog() -> Iterator[int]:
     """A port that neither accepts nor refuses, because its accept queue is full."""
+    with full_listener() as full:
+        port: int = full.getsockname()[1]
+        yield port
+
+
+@contextmanager
+def full_listener() -> Iterator[socket.socket]:
+    """The listener of such a port; when it is closed, the kernel refuses the connections that were neither."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.create_server((HOST, 0), backlog=0))
         port: int = full.getsockname()[1]
@@ -20,7 +28,7 @@ def full_backlog() -> Iterator[int]:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex((HOST, port))
-        yield port
+        yield full
 
 
 @asynccontextmanager

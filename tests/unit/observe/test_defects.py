@@ -18,13 +18,16 @@ import pytest
 from proxy.observe import defects, logs
 from proxy.observe.log_quota import KIND_BYTES, REFILL_SECONDS
 from proxy.observe.metrics import DEFECTS
+from tests.support.process import HANGS_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = f"acme_pat_0123456789ab_{'S' * 32}CRC123"
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    # A flush waits for all lines, however busy the machine is.
+    monkeypatch.setattr(logs, "_EXIT_SECONDS", HANGS_SECONDS)
     root = logging.getLogger()
     before = root.handlers[:], root.level, logging.raiseExceptions
     out = io.StringIO()
@@ -119,7 +122,9 @@ fail()
 
 
 def test_exceptions_and_warnings_that_python_would_print_are_logged() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, TOKEN], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, TOKEN], capture_output=True, text=True, cwd=ROOT, timeout=HANGS_SECONDS
+    )
     assert done.returncode == 1
     found = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line.get("what", line["logger"]) for line in found] == [

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.observe import logs
+from tests.support.process import HANGS_SECONDS
 
 ID = "0123456789ab"
 SECRET = "S" * 32 + "CRC123"
@@ -19,7 +20,9 @@ TOKEN = f"acme_pat_{ID}_{SECRET}"
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    # A flush waits for all lines, however busy the machine is.
+    monkeypatch.setattr(logs, "_EXIT_SECONDS", HANGS_SECONDS)
     root = logging.getLogger()
     before = root.handlers[:], root.level, logging.raiseExceptions
     out = io.StringIO()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
+from collections.abc import Iterator
 
+import argon2
 import pytest
 
 from proxy.authority.grants.argon2_hasher import Argon2Hasher, HashParameters
 from proxy.core.errors import AuthorityOverloaded
 from proxy.observe.metrics import HashOutcome
+from tests.support.process import HANGS_SECONDS
 from tests.unit.authority.waiting import until
 
 CHEAP = HashParameters(time_cost=1, memory_kib=64, parallelism=1)
@@ -43,27 +47,42 @@ async def test_hashing_beyond_threads_and_queue_is_refused_at_once_and_recovers(
     hasher.close()
 
 
-async def test_a_cancelled_caller_does_not_free_its_place_before_its_thread() -> None:
-    slow = HashParameters(time_cost=30, memory_kib=8192, parallelism=1)
-    hasher = Argon2Hasher(slow, threads=1, queue=0, counted=lambda _: None)
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """An event for which each computation waits in its thread."""
+    event, compute = threading.Event(), argon2.PasswordHasher.hash
+
+    def late(self: argon2.PasswordHasher, password: str) -> str:
+        assert event.wait(HANGS_SECONDS), "nobody released the thread"
+        return compute(self, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "hash", late)
+    yield event
+    event.set()
+
+
+async def test_a_cancelled_caller_does_not_free_its_place_before_its_thread(release: threading.Event) -> None:
+    hasher = Argon2Hasher(CHEAP, threads=1, queue=0, counted=lambda _: None)
     waiter = asyncio.create_task(hasher.hash("one"), name="waiter")
-    await asyncio.sleep(0)
+    await until(lambda: hasher.pending)
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter
     with pytest.raises(AuthorityOverloaded):
         await hasher.hash("two")
+    release.set()
     await until(lambda: not hasher.pending)
     assert await hasher.hash("three")
     hasher.close()
 
 
-async def test_hashing_does_not_block_the_event_loop() -> None:
-    hasher = Argon2Hasher(HashParameters(), counted=lambda _: None)
+async def test_hashing_does_not_block_the_event_loop(release: threading.Event) -> None:
+    """The computation ends only when the event loop, which turns meanwhile, releases its thread."""
+    hasher = Argon2Hasher(CHEAP, counted=lambda _: None)
     work = asyncio.create_task(hasher.hash("one"), name="work")
-    turns = 0
-    while not work.done():
+    for _ in range(10):
         await asyncio.sleep(0)
-        turns += 1
-    assert turns > 10
+    assert hasher.pending and not work.done()
+    release.set()
+    assert (await work).startswith("$argon2id$")
     hasher.close()

@@ -31,6 +31,7 @@ from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot
+from tests.support.process import HANGS_SECONDS
 from tests.support.users import as_another
 from tests.unit.authority.memory import CACHE_KEY, TOKENS, MemoryGrants, MemoryRequests
 from tests.unit.authority.waiting import until
@@ -49,7 +50,7 @@ class Worker:
         self.writer.write(frame(message))
 
     async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANGS_SECONDS):
             while not self._ready:
                 data = await self.reader.read(65536)
                 if not data:

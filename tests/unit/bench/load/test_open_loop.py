@@ -16,6 +16,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.load import open_loop
+from tests.support.process import HANGS_SECONDS
 
 BODY = b"the body"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + BODY
@@ -45,7 +46,7 @@ def backend(*, after: Event | None = None, stall: float = 30.0) -> Iterator[int]
         thread = Thread(target=serve, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join(30)
+        thread.join(HANGS_SECONDS)
 
 
 def requests(count: int) -> list[bytes]:
@@ -88,7 +89,7 @@ def test_the_time_that_a_request_waits_for_a_connection_counts() -> None:
     """The gateway stalls on the first request for 100 ms while nine more become due: each of them waited for it."""
     due = open_loop.schedule(10, 1000, None)
     with backend(stall=0.1) as port:
-        answered, sent = open_loop.drive(port, requests(10), due, body=BODY, connections=1, patience=30)
+        answered, sent = open_loop.drive(port, requests(10), due, body=BODY, connections=1, patience=HANGS_SECONDS)
     assert answered[0] >= 100_000_000
     for number in range(1, 10):
         assert answered[number] > sent[number] >= answered[0] - due[number]
@@ -115,8 +116,10 @@ def test_a_wrong_answer_and_a_closed_connection_give_no_figure(answer: bytes) ->
         thread = Thread(target=serve, daemon=True)
         thread.start()
         with pytest.raises(BenchError):
-            open_loop.drive(listener.getsockname()[1], requests(2), (0, 0), body=BODY, connections=1, patience=30)
-        thread.join(30)
+            open_loop.drive(
+                listener.getsockname()[1], requests(2), (0, 0), body=BODY, connections=1, patience=HANGS_SECONDS
+            )
+        thread.join(HANGS_SECONDS)
 
 
 def test_the_timer_is_ready_at_its_time_and_not_before() -> None:

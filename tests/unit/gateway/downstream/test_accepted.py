@@ -12,6 +12,7 @@ from proxy.gateway.downstream.accepted import AcceptedSocket
 from proxy.gateway.downstream.handover import Handover
 from proxy.observe import defects
 from proxy.observe.metrics import DEFECTS
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.kit import Entrance, answering, get, response, serving
 
 
@@ -86,7 +87,7 @@ async def test_a_cancelled_handover_closes_its_connection() -> None:
         handover = Handover(loop.connect_accepted_socket(asyncio.Protocol, made), over)
         handover.advance()
         handover.cancel()
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), HANGS_SECONDS)
         assert ends == [None]
         peer.setblocking(False)
         assert await loop.sock_recv(peer, 1) == b""

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.downstream.connection_state import ConnectionState
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.kit import (
     BackendConnection,
     Client,
@@ -67,8 +68,8 @@ async def test_empty_lines_before_a_request_are_ignored_and_cost_little() -> Non
     async with serving(answering(echo_target)) as (gateway, _):
         client = await gateway.client()
         client.send(b"\r\n" * 100_000 + get("/open/a") + b"\r\n" * 1000 + get("/open/b"))
-        assert (await client.answer(seconds=20)).body == b"/open/a"
-        assert (await client.answer(seconds=20)).body == b"/open/b"
+        assert (await client.answer()).body == b"/open/a"
+        assert (await client.answer()).body == b"/open/b"
 
 
 MALFORMED = [
@@ -237,7 +238,7 @@ async def test_a_slow_head_gets_no_more_time_by_sending_single_bytes() -> None:
     async with serving(answering(echo_target), head_seconds=0.2) as (gateway, _):
         client = await gateway.client()
         trickle = asyncio.create_task(trickling(client), name="trickle")
-        assert (await client.answer(seconds=20)).status == 408
+        assert (await client.answer()).status == 408
         trickle.cancel()
         await asyncio.gather(trickle, return_exceptions=True)
 
@@ -263,7 +264,7 @@ async def test_empty_lines_and_halves_of_them_do_not_extend_the_deadline(
             assert (await client.ask(get("/open/a"))).status == 200
         begun = time.monotonic()
         client.send(first)
-        ending = asyncio.create_task(client.rest(seconds=20), name="ending")
+        ending = asyncio.create_task(client.rest(), name="ending")
         while not ending.done():
             await asyncio.wait([ending], timeout=0.1)
             client.send(again)
@@ -276,23 +277,25 @@ async def test_empty_lines_and_halves_of_them_do_not_extend_the_deadline(
 
 
 async def test_the_second_head_on_a_connection_has_its_own_deadline() -> None:
-    async with serving(answering(echo_target), head_seconds=0.5, keepalive_seconds=30) as (gateway, _):
+    async with serving(answering(echo_target), head_seconds=0.5) as (gateway, _):
         client = await gateway.client()
+        gateway.stop_sweeping()
         assert (await client.ask(get("/open/a"))).status == 200
+        gateway.sweep_on()
         assert (await client.ask(b"GET /op")).status == 408
 
 
 async def test_a_silent_new_connection_is_closed() -> None:
     async with serving(answering(echo_target), head_seconds=0.05) as (gateway, _):
         client = await gateway.client()
-        assert await client.rest(seconds=20) == b""
+        assert await client.rest() == b""
 
 
 async def test_an_idle_connection_is_closed_after_the_keepalive_time() -> None:
     async with serving(answering(echo_target), keepalive_seconds=0.1) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a"))).status == 200
-        assert await client.rest(seconds=20) == b""
+        assert await client.rest() == b""
         await until(lambda: not gateway.listener.connections)
 
 
@@ -379,7 +382,7 @@ async def test_a_client_that_leaves_ends_its_upstream_exchange() -> None:
         client.send(get("/open/a"))
         await until(lambda: backend.connections and backend.connections[0].head)
         client.reset()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS_SECONDS):
             await left.wait()
         assert gateway.active == 0
         await until(lambda: gateway.recorder.connections == 0)
@@ -416,16 +419,16 @@ async def test_a_drain_lets_exchanges_finish_and_closes_idle_connections() -> No
         busy.send(get("/open/a"))
         await until(lambda: backend.connections and len(gateway.listener.connections) == 2)
         gateway.listener.drain()
-        assert await idle.rest(seconds=20) == b""
+        assert await idle.rest() == b""
         assert not gateway.listener.empty.is_set()
         release.set()
         answer = await busy.answer()
         assert answer.body == b"done"
         assert answer.closes
-        assert await busy.rest(seconds=20) == b""
+        assert await busy.rest() == b""
         busy.writer.close()
         idle.writer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS_SECONDS):
             await gateway.listener.empty.wait()
 
 

@@ -19,6 +19,7 @@ from proxy.gateway.ext_authz import connection as served
 from proxy.gateway.ext_authz import listener as deciding
 from proxy.gateway.ext_authz.messages import read_call
 from proxy.observe import defects
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.ext_authz.calls import METHOD, check
 from tests.unit.gateway.ext_authz.test_connection import Place, place, raw
 from tests.unit.gateway.kit import until
@@ -47,7 +48,7 @@ class Mute:
 
     async def send(self, *data: bytes) -> None:
         """Send what is ready, and then ``data``."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS_SECONDS):
             await asyncio.get_running_loop().sock_sendall(self.sock, self.h2.data_to_send() + b"".join(data))
 
 
@@ -72,8 +73,11 @@ def defects_so_far() -> float:
 
 async def test_a_connection_whose_only_call_was_never_complete_ends_like_an_idle_one() -> None:
     async with place(head_seconds=0.2, keepalive_seconds=0.2) as here:
+        here.sweeping = False
         envoy = await here.envoy()
         number = envoy.begin(None)
+        await until(lambda: not next(iter(here.listener.connections)).idle())
+        here.sweeping = True
         await until(lambda: number in envoy.resets)
         await until(lambda: envoy.closed)
 

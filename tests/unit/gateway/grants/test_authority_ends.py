@@ -16,7 +16,9 @@ from proxy.authority.grants.page_writer import open_page
 from proxy.core.errors import AuthorityUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
+from proxy.gateway.grants import authority_client
 from proxy.gateway.grants.authority_client import AuthorityLink
+from tests.support.process import HANGS_SECONDS
 from tests.unit.authority.waiting import until
 from tests.unit.authority.workers.test_server import World
 from tests.unit.gateway.kit import make_cache
@@ -96,6 +98,13 @@ async def test_attempts_come_after_growing_pauses_up_to_a_quarter_of_a_second(da
     assert sum(pauses[:3]) >= 0.34
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request waits for the next authority for as long as a busy machine needs to start one."""
+    monkeypatch.setattr(authority_client, "_PATIENCE_SECONDS", HANGS_SECONDS)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_request_without_an_authority_is_answered_by_the_next_one(data_dir: Path) -> None:
     async with linking(data_dir) as (link, _):
         async with authority(data_dir):
@@ -110,6 +119,7 @@ async def test_a_request_without_an_authority_is_answered_by_the_next_one(data_d
     assert (answer.as_of, answer.found.reason) == (1, Reason.TOKEN_UNKNOWN)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_request_that_lost_its_authority_is_answered_by_the_next_one(data_dir: Path) -> None:
     async with linking(data_dir) as (link, _):
         async with authority(data_dir) as first:

@@ -19,6 +19,7 @@ from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route
 from proxy.core.token import Minted
 from proxy.gateway.grants.cache import CacheEntry
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.ingress import entry
 from tests.unit.gateway.kit import (
     IDENTITY,
@@ -190,7 +191,7 @@ async def test_the_end_of_a_membership_cuts_exchanges_in_that_organisation_only(
             await client.reader.readuntil(b"tick\n")
         here.changed("members:usr1", BETA)
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANGS_SECONDS):
                 while True:
                     await clients["/orgs/acme/things/1"].reader.readuntil(b"tick\n")
         for target in ("/orgs/beta/things/1", "/v1/things/1"):

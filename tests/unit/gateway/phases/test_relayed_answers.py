@@ -39,7 +39,7 @@ async def test_the_length_of_a_response_that_arrives_in_pieces_is_forwarded_as_p
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 010\r\n\r\n01234")
-        await asyncio.sleep(0.01)
+        await connection.taken()
         await connection.send(b"56789")
 
     async with serving(handle) as (gateway, _):
@@ -220,7 +220,7 @@ def saying(*pieces: bytes) -> Handler:
         await connection.request()
         for piece in pieces:
             await connection.send(piece)
-            await asyncio.sleep(0.001)
+            await connection.taken()
         await connection.gone()
 
     return handle

@@ -14,6 +14,7 @@ from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.phases.revalidate import LiveExchanges
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant, make_route, task_runs, until
 
 
@@ -195,5 +196,5 @@ async def test_closing_cancels_running_judgements() -> None:
     live.exchanges.watch(make_exchange(entry))
     live.exchanges.changed(entry)
     await until(lambda: live.judged)
-    await asyncio.wait_for(live.exchanges.close(), 20)
+    await asyncio.wait_for(live.exchanges.close(), HANGS_SECONDS)
     assert (live.cut, task_runs("judge again")) == ([], False)

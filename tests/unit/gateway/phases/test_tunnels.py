@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from tests.support.process import HANGS_SECONDS
 from tests.support.sockets import kernel_keeps
 from tests.unit.gateway.kit import Backend, BackendConnection, Client, Gateway, Handler, get, serving, until
 
@@ -84,7 +85,7 @@ async def test_a_tunnel_takes_no_more_than_the_other_side_reads(upwards: bool) -
         assert waiting(gateway) < WAITING
         enough.set()
         received = 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HANGS_SECONDS):
             while received < sent:
                 data = await reader.read(BLOCK)
                 assert data
@@ -151,7 +152,7 @@ async def test_a_long_download_is_exact_to_the_byte(framing: str) -> None:
             await connection.send(b"0\r\n\r\n")
 
     async with serving(handle) as (gateway, _):
-        answer = await (await gateway.client()).ask(get("/open/a"), seconds=60)
+        answer = await (await gateway.client()).ask(get("/open/a"))
         assert answer.body == payload
 
 
@@ -167,8 +168,10 @@ async def test_a_client_that_sends_and_never_reads_loses_its_tunnel() -> None:
     facts = {"access": "all", "response_timeout": 0.5, "client_rate": 240}
     async with serving(flood, **facts) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
+        gateway.stop_sweeping()
         client.send(OPENING)
-        await until(lambda: gateway.listener.connections)
+        await client.reader.readuntil(b"\r\n\r\n")
+        gateway.sweep_on()
         while gateway.listener.connections:
             client.send(b"\x82\x80mask")
             await asyncio.sleep(0.05)

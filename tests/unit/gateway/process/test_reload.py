@@ -21,6 +21,7 @@ from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import ProxyPipeline
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.ingress import ORIGINAL, Wire, ask_on
 from tests.unit.gateway.ingress import entry as forward_auth
 from tests.unit.gateway.kit import (
@@ -233,7 +234,7 @@ async def test_a_stream_that_begins_after_a_reload_is_judged_by_it_too() -> None
         release(gateway)
         go_on.set()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANGS_SECONDS):
                 while True:
                     await client.reader.readuntil(b"tick\n\r\n")
 

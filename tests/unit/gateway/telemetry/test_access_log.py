@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -236,11 +237,13 @@ async def test_a_line_names_the_server_that_answered_and_the_time_of_its_answer(
         client = await gateway.client()
         minted = gateway.admit()
         head = get("/v1/things/7", f"Authorization: Bearer {minted.token}", "Content-Length: 3", method="PUT")
+        begun = time.monotonic()
         answer = await client.ask(head + b"abc")
+        took = time.monotonic() - begun
         gateway.recorder.flush()
         (line,) = gateway.access
         assert line["upstream"] == f"http://{HOST}:{backend.port}"
-        assert 0 < line["upstream_seconds"] <= line["seconds"] < 10
+        assert 0 < line["upstream_seconds"] <= line["seconds"] <= took
         assert (line["bytes_in"], line["bytes_out"]) == (3, len(answer.head) + 10)
         assert (line["token"], line["operation"], line["peer"]) == (minted.prefix, "update", HOST)
         assert line["decision"].encode() in backend.connections[0].received

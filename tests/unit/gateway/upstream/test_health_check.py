@@ -12,8 +12,10 @@ import pytest
 from proxy.gateway.upstream.health_check import HealthChecks
 from proxy.observe.logs import get_logger
 from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.kit import (
     HOST,
+    NEVER,
     Backend,
     BackendConnection,
     Gateway,
@@ -29,7 +31,7 @@ from tests.unit.gateway.ports import full_backlog
 from tests.unit.gateway.upstream.test_pool import backend, port_of, refusing
 from tests.unit.gateway.upstream.watched import Watched, fields, logged, watched
 
-OFTEN = {"path": "/up", "interval": 0.02, "timeout": 2.0}
+OFTEN = {"path": "/up", "interval": 0.02, "timeout": NEVER}
 CHECK = b"GET /up "
 
 
@@ -215,7 +217,8 @@ async def test_a_server_that_does_not_respond_in_time_fails_and_delays_nothing(
         await connection.send(b"HTTP/1.1 200 OK\r\n")
         assert await connection.gone()
 
-    health = {"path": "/up", "interval": 0.02, "timeout": 0.1, "fall": 2}
+    # So long that a busy machine does not let two checks in a row of the healthy server fail.
+    health = {"path": "/up", "interval": 0.02, "timeout": 1.0, "fall": 2}
     with full_backlog() as port:
         async with (
             backend(stuck) as slow,
@@ -254,10 +257,10 @@ async def test_a_check_that_is_cancelled_while_it_waits_for_an_answer_closes_its
 
     asked = asyncio.Event()
     async with backend(silent) as one, watched(servers=[f"http://{HOST}:{one.port}"], health=OFTEN) as gateway:
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(asked.wait(), HANGS_SECONDS)
         gateway.watching = False
         await gateway.watch.close()
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(gone.wait(), HANGS_SECONDS)
 
 
 async def test_a_check_reaches_a_unix_socket(tmp_path: Path) -> None:
@@ -289,7 +292,7 @@ async def test_the_rest_of_a_checks_response_is_read_up_to_a_limit() -> None:
         async def handle(connection: BackendConnection) -> None:
             await connection.request()
             await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-            await asyncio.sleep(0.02)
+            await connection.taken()
             try:
                 for _ in range(0, size, 1000):
                     await connection.send(b"x" * 1000)
@@ -320,14 +323,16 @@ async def test_a_replaced_upstream_keeps_its_ill_servers() -> None:
         settings = gateway.app.settings.model_copy(update={"max_idle": 3})
         changed = gateway.pipeline.upstreams.prepare({"app": settings})["app"]
         assert changed is not gateway.app
-        await gateway.watch.prepare([changed], 1.0)
+        await gateway.watch.prepare([changed], NEVER)
         assert [server.healthy for server in changed.servers] == [False, True]
         assert gateway.healthy == [False, True]
 
 
 async def test_without_a_health_section_no_checks_are_sent() -> None:
     async with backend(answering(response())) as first, watched(servers=urls(first)) as gateway:
-        await asyncio.sleep(0.05)
+        sweeps: list[float] = []
+        gateway.on_sweep = lambda: sweeps.append(time.monotonic())
+        await until(lambda: len(sweeps) > 10)
         assert not first.connections
         assert gateway.gauges("up") == {("app", urls(first)[0]): 1}
 
@@ -340,13 +345,14 @@ async def test_the_checks_of_several_workers_are_spread() -> None:
         for _ in range(3):
             checks = HealthChecks(get_logger("test"))
             checks.follow(gateway.pipeline.upstreams.pools)
-            moment = 1000.0
-            checks.sweep(moment)
-            while not task_runs("health check"):
-                moment += 0.001
-                assert moment < 1002, "no check comes"
-                checks.sweep(moment)
-            due.append(moment)
+            checks.sweep(1000.0)
+            (checked,) = checks._servers.values()
+            checks.sweep(checked.due - 0.001)
+            assert not task_runs("health check")
+            checks.sweep(checked.due)
+            assert task_runs("health check")
+            # At full precision: two of three random milliseconds of a second are the same once in 300 runs.
+            due.append(checked.due)
             await checks.close()
         assert len(set(due)) == 3
         assert all(1000.0 <= moment <= 1001.0 for moment in due)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from proxy.gateway.upstream.pool import Server
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.kit import (
     HOST,
     Backend,
@@ -97,12 +98,13 @@ async def test_a_server_that_recovers_is_used_again() -> None:
     with refusing() as held:
         async with backend(answering(response(b"old"))) as other, gateway_to(port_of(held), other.port) as gateway:
             client = await gateway.client()
+            begun = time.monotonic()
             for _ in range(2):
                 assert (await client.ask(get("/open/a"))).body == b"old"
-            assert server_at(gateway, port_of(held)).down(time.monotonic())
+            assert server_at(gateway, port_of(held)).down(begun), "it was tried, and has refused"
             async with backend(answering(response(b"new")), held):
                 answers = set()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(HANGS_SECONDS):
                     while b"new" not in answers:
                         answers.add((await client.ask(get("/open/a"))).body)
                         await asyncio.sleep(0.02)
@@ -128,20 +130,23 @@ async def test_simultaneous_failures_count_as_one() -> None:
     with refusing() as held:
         async with backend(answering(response())) as other, gateway_to(port_of(held), other.port) as gateway:
             clients = [await gateway.client() for _ in range(40)]
+            begun = time.monotonic()
             answers = await asyncio.gather(*(client.ask(get("/open/a")) for client in clients))
             assert {answer.status for answer in answers} == {200}
-            server = server_at(gateway, port_of(held))
-            assert server.down(time.monotonic())
-            assert not server.down(time.monotonic() + 1.0)
+            # It may be tried again after a second, which only a machine that is too busy takes for all of them.
+            assert 1 <= server_at(gateway, port_of(held))._failures <= 1 + time.monotonic() - begun
 
 
 async def test_failures_while_a_server_is_down_do_not_keep_it_down_longer() -> None:
     with refusing() as one, refusing() as two:
         async with gateway_to(port_of(one), port_of(two)) as gateway:
             client = await gateway.client()
+            begun = time.monotonic()
             for _ in range(10):
                 assert (await client.ask(get("/open/a"))).status == 502
-            assert not any(server_at(gateway, port_of(held)).down(time.monotonic() + 1.0) for held in (one, two))
+            for held in (one, two):
+                # A second failure counts a second after the first one, a third two seconds after that.
+                assert 1 <= server_at(gateway, port_of(held))._failures <= 1 + time.monotonic() - begun
 
 
 class Later:
@@ -264,7 +269,7 @@ async def test_after_a_retry_the_host_is_that_of_the_new_server() -> None:
         gateway_to(one.port, two.port, preserve_host=False) as gateway,
     ):
         client = await gateway.client()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANGS_SECONDS):
             while not answered.is_set():
                 await client.ask(get("/open/a"))
             while not gone.is_set():
@@ -289,11 +294,12 @@ async def test_the_host_of_a_single_server_survives_its_retry() -> None:
 
 async def test_a_server_that_never_accepts_does_not_attract_all_requests() -> None:
     """It has no open exchanges and would look least busy; after a failure only one request at a time tries it."""
+    release = asyncio.Event()
 
     async def slow(connection: BackendConnection) -> None:
         while True:
             await connection.request()
-            await asyncio.sleep(0.5)
+            await release.wait()
             await connection.send(response())
 
     with full_backlog() as port:
@@ -301,11 +307,12 @@ async def test_a_server_that_never_accepts_does_not_attract_all_requests() -> No
             (hole, _) = gateway.pipeline.upstreams.pool("app").servers
             clients = [await gateway.client() for _ in range(20)]
             asked = [asyncio.create_task(client.ask(get("/open/a")), name="ask") for client in clients]
-            await until(lambda: hole.connecting + gateway.active == 20)
-            assert hole.connecting == 10
+            await until(lambda: (hole.connecting, gateway.active) == (10, 10))
+            release.set()
             assert {(await each).status for each in asked} == {200}
             await until(lambda: not hole.down(time.monotonic()))
+            release.clear()
             asked = [asyncio.create_task(client.ask(get("/open/a")), name="ask") for client in clients]
-            await until(lambda: hole.connecting + gateway.active == 20)
-            assert hole.connecting == 1
+            await until(lambda: (hole.connecting, gateway.active) == (1, 19))
+            release.set()
             assert {(await each).status for each in asked} == {200}

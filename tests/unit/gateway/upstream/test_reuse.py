@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from tests.support.process import HANGS_SECONDS
 from tests.unit.gateway.kit import BackendConnection, answering, get, response, serving, until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -24,7 +25,7 @@ async def test_a_response_that_begins_before_the_body_is_read_closes_its_connect
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc")
         assert await connection.request() == smuggled
         await connection.send(b"def")
-        await asyncio.sleep(0.05)
+        await connection.taken()
         await connection.send(response(b"poison"))
 
     async with serving(handle) as (gateway, backend):
@@ -49,7 +50,7 @@ async def test_a_response_that_begins_before_the_whole_body_is_sent_closes_its_c
         transport.pause_reading()
         await answer_now.wait()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc")
-        await asyncio.sleep(0.05)
+        await connection.taken()
         transport.resume_reading()
         while not connection.received.endswith(b"\r\n0\r\n\r\n"):
             connection.received += await connection.reader.read(2**20)
@@ -64,7 +65,7 @@ async def test_a_response_that_begins_before_the_whole_body_is_sent_closes_its_c
         x = connection.exchange
         assert x is not None and x.upstream_connection is not None and x.upstream_connection.transport is not None
         waiting = x.upstream_connection.transport.get_write_buffer_size
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANGS_SECONDS):
             while not waiting():
                 client.send(b"10000\r\n" + b"b" * 65536 + b"\r\n")
                 await asyncio.sleep(0.001)
@@ -95,7 +96,7 @@ async def test_a_late_body_where_none_is_allowed_is_never_a_response(method: str
             await connection.send(response(b"own"))
             return
         await connection.send(answer)
-        await asyncio.sleep(0.05)
+        await connection.taken()
         await connection.send(response(b"poison"))
         await connection.gone()
 

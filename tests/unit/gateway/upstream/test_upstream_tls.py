@@ -7,14 +7,14 @@ import logging
 import shutil
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.certificates import Pair, pair
-from tests.unit.gateway.kit import BackendConnection, field_lines, get, response, until
+from tests.unit.gateway.kit import NEVER, BackendConnection, field_lines, get, response, until
 from tests.unit.gateway.upstream.watched import backend_at, fields, logged, watched
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
@@ -27,6 +27,7 @@ class Secure:
         self.names: list[str | None] = []
         self.subjects: list[Any] = []
         self.connections = 0
+        self.open = 0
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(server.certificate, server.key)
         self.context.set_alpn_protocols(["h2", "http/1.1"])
@@ -42,6 +43,7 @@ class Secure:
         self.connections += 1
         self.subjects.append(dict(part[0] for part in (tls.getpeercert() or {}).get("subject", ())))
         connection = BackendConnection(0, reader, writer)
+        self.open += 1
         try:
             while True:
                 (host,) = field_lines(await connection.request(), "host")
@@ -50,6 +52,10 @@ class Secure:
             return
         finally:
             writer.close()
+            # A TLS transport closes in steps, for which the event loop must still run.
+            with suppress(OSError):
+                await writer.wait_closed()
+            self.open -= 1
 
 
 @asynccontextmanager
@@ -61,6 +67,7 @@ async def secure(server: Pair, client: Pair | None = None, *, host: str = ONE) -
         yield one
     finally:
         listening.close()
+        await until(lambda: not one.open)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +170,7 @@ async def test_health_checks_speak_tls_with_the_same_certificates(
     backend_pair: Pair, client_pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     tls = {"ca": backend_pair.certificate, "certificate": client_pair.certificate, "key": client_pair.key}
-    health = {"path": "/up", "interval": 0.02, "fall": 1}
+    health = {"path": "/up", "interval": 0.02, "timeout": NEVER, "fall": 1}
     async with secure(backend_pair, client_pair) as one:
         servers = [f"https://backend.test:{one.port}"]
         async with watched({"backend.test": [ONE]}, servers=servers, tls=tls, health=health) as gateway:

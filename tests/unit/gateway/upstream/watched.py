@@ -17,7 +17,7 @@ from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import Server, UpstreamPool
 from proxy.observe.logs import get_logger
 from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
-from tests.unit.gateway.kit import Backend, Gateway, Handler
+from tests.unit.gateway.kit import NEVER, Backend, Gateway, Handler
 
 
 class Watched(Gateway):
@@ -61,7 +61,7 @@ async def watched(
         table = {}
     resolver = TableResolver(table) if isinstance(table, Mapping) else table
     gateway = Watched(resolver, **settings)
-    await gateway.watch.prepare(gateway.pipeline.upstreams.pools, 5.0)
+    await gateway.watch.prepare(gateway.pipeline.upstreams.pools, NEVER)
     watching = asyncio.create_task(gateway.watch_over(), name="watch")
     try:
         await gateway.start()

@@ -16,6 +16,7 @@ from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.services.tokens.queries import TokenFilter
 from tests.contract.kit import ADMIN, START, Kit, ScryptHasher, opened
+from tests.support.process import HANGS_SECONDS
 
 ANN = "ann@example.org"
 
@@ -248,7 +249,7 @@ async def test_a_credential_that_ends_while_its_new_token_is_hashed_creates_none
     plain, pausing = kit.hasher, Pausing()
     kit.hasher = pausing
     work = asyncio.create_task(kit.tokens.create(actor, TokenRequest(name="child")), name="minting")
-    await asyncio.wait_for(pausing.begun.wait(), 30)
+    await asyncio.wait_for(pausing.begun.wait(), HANGS_SECONDS)
     kit.hasher = plain
     await ENDINGS[ending](kit, parent.view.id)
     epoch = await kit.store.epoch()
@@ -266,7 +267,7 @@ async def test_a_credential_that_is_restricted_while_its_new_token_is_hashed_cre
     kit.hasher = pausing
     new = TokenRequest(name="c", scopes=["things:*"], expires=60.0)
     work = asyncio.create_task(kit.tokens.create(actor, new), name="minting")
-    await asyncio.wait_for(pausing.begun.wait(), 30)
+    await asyncio.wait_for(pausing.begun.wait(), HANGS_SECONDS)
     kit.hasher = plain
     await kit.tokens.set_scopes(ADMIN, parent.view.id, ["things:read"])
     pausing.go_on.set()

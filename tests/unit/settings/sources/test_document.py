@@ -91,10 +91,10 @@ def test_unsupported_yaml_is_a_problem(text: str) -> None:
 
 def test_the_growth_by_aliases_of_aliases_is_bounded() -> None:
     levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
-    started = time.monotonic()
+    started = time.thread_time()
     [problem] = parse(f"a0: &a0 [x]\n{levels}\n").problems
     assert "grows beyond" in problem.message
-    assert time.monotonic() - started < 30
+    assert time.thread_time() - started < 30
 
 
 def test_deep_nesting_is_a_problem_and_not_a_crash() -> None:
