@@ -143,6 +143,7 @@ def test_a_viewer_clones_the_large_file_that_an_editor_pushed(pushed: bytes, obj
 
 def test_a_push_of_a_viewer_is_refused_at_its_first_request(gate: Front, root: Path, place: Path) -> None:
     before, viewer = head(root), gate.node.token(VIEWER, name="push")
+    gate.succeeds("Settings of git", place, viewer)
     gate.refuses("Push as a viewer", place, viewer)
     assert head(root) == before
     # The only worker logs its requests in their order: with the line of this one, those of the push are there.
