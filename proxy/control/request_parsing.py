@@ -30,6 +30,7 @@ _NOT_JSON: Final = ProblemKind(status=400, reason="request_malformed", title="Th
 _TWICE: Final = ProblemKind(status=400, reason="request_malformed", title="The body names a field twice")
 _MEDIA: Final = ProblemKind(status=415, reason="media_type", title="The body must be application/json")
 _SLOW: Final = ProblemKind(status=408, reason="request_timeout", title="The body did not arrive in time")
+_LEFT: Final = ProblemKind(status=499, reason="client_left", title="The client left before its body was complete")
 _KEY: Final = ProblemKind(
     status=400,
     reason="idempotency_key",
@@ -72,6 +73,9 @@ async def _body(request: web.Request, model: type[_Body], faults: Faults) -> _Bo
             raw = await request.read()
     except TimeoutError:
         raise RequestRefused(_SLOW) from None
+    except ConnectionError:
+        # Nobody reads this answer; it is logged and counted like others.
+        raise RequestRefused(_LEFT) from None
     if connection is not None:
         connection.processing()
     if raw and (request.content_type != "application/json" or "Content-Encoding" in request.headers):
