@@ -123,7 +123,6 @@ class ScriptedBackend(Listener):
         """Every connection since the plan was set."""
         self.failures: list[BaseException] = []
         self._plan: Plan = echo
-        # A port that nothing else uses: ``revive`` needs the same one again.
         super().__init__("scripted")
 
     @property

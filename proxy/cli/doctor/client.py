@@ -72,7 +72,12 @@ def send(address: Address, target: str, headers: Sequence[tuple[str, str]] = (),
     connection = http.client.HTTPConnection(address.name, address.port)
     late = threading.Event()
     try:
-        sock = connection.sock = _connected(address)
+        sock = connection.sock = socket.create_connection((address.name, address.port), SECONDS)
+        if address.tls is not None:
+            # The handshake follows under the watch.
+            sock = connection.sock = address.tls.wrap_socket(
+                sock, server_hostname=address.name, do_handshake_on_connect=False
+            )
         watch = threading.Timer(SECONDS, _end, (sock, late))
         watch.daemon = True
         watch.start()
@@ -93,24 +98,9 @@ def send(address: Address, target: str, headers: Sequence[tuple[str, str]] = (),
         finally:
             watch.cancel()
     except (OSError, http.client.HTTPException) as error:
-        if late.is_set():
-            raise NoAnswer(f"no answer within {SECONDS:g} seconds") from None
-        raise NoAnswer(_reason(error)) from None
+        raise NoAnswer(_reason(TimeoutError() if late.is_set() else error)) from None
     finally:
         connection.close()
-
-
-def _connected(address: Address) -> socket.socket:
-    """A connection to the server, before its TLS handshake if it has one."""
-    plain = socket.create_connection((address.name, address.port), SECONDS)
-    # Each call of the system has the same limit, for a machine on which the watch comes late.
-    if address.tls is None:
-        return plain
-    try:
-        return address.tls.wrap_socket(plain, server_hostname=address.name, do_handshake_on_connect=False)
-    except BaseException:
-        plain.close()
-        raise
 
 
 def _end(sock: socket.socket, late: threading.Event) -> None:

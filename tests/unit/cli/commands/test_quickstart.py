@@ -22,10 +22,9 @@ VALUE = re.compile(r"demo_pat_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
 TOKEN = "demo_pat_" + "0" * 12 + "_" + "0" * 38
 
 
-def quickstart(desk: Desk, *options: str) -> list[str]:
-    """The lines that one run prints."""
+def once(desk: Desk, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "proxy", "quickstart", "--once", *options]
-    done = subprocess.run(
+    return subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -34,6 +33,11 @@ def quickstart(desk: Desk, *options: str) -> list[str]:
         cwd=desk.directory,
         env=environment(),
     )
+
+
+def quickstart(desk: Desk, *options: str) -> list[str]:
+    """The lines that one run prints."""
+    done = once(desk, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 
@@ -72,16 +76,7 @@ def test_a_link_in_place_of_a_quickstart_file_is_not_followed(desk: Desk, name: 
     (data / name).symlink_to(target)
     if there:
         target.write_text("routes: []\n")
-    command = [sys.executable, "-m", "proxy", "quickstart", "--once"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=HANGS_SECONDS,
-        check=False,
-        cwd=desk.directory,
-        env=environment(),
-    )
+    done = once(desk)
     assert done.returncode == 1 and f"{name} in the data directory is not a regular file of this user" in done.stderr
     assert target.exists() == there and (not there or target.read_text() == "routes: []\n")
 
