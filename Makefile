@@ -153,8 +153,8 @@ lock: install  ## Raise every pinned version to the newest that pyproject.toml a
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "locks are compiled under the oldest Python we support: make clean lock PYTHON=python3.11" >&2; exit 1; }
 	$(COMPILE) --upgrade --build-deps-for editable -o requirements.lock pyproject.toml
-	$(COMPILE) --upgrade --build-deps-for editable --extra dev --extra grpc -c requirements.lock -o requirements-dev.lock pyproject.toml
-	$(COMPILE) --upgrade --build-deps-for editable --extra grpc -c requirements-dev.lock -o requirements-image.lock pyproject.toml
+	$(COMPILE) --upgrade --build-deps-for editable --extra dev --extra grpc --extra postgres -c requirements.lock -o requirements-dev.lock pyproject.toml
+	$(COMPILE) --upgrade --build-deps-for editable --extra grpc --extra postgres -c requirements-dev.lock -o requirements-image.lock pyproject.toml
 	cd tests/backends && $(COMPILE) --upgrade -o requirements.lock requirements.in
 	cd tests/clients && $(COMPILE) --upgrade -o requirements.lock requirements.in
 	cd tests/clients/npm && npm update --package-lock-only --no-audit --no-fund --omit-lockfile-registry-resolved

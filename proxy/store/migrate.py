@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import StoreNewerSchema
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision that this version knows, oldest first. A test compares them with the scripts."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"

@@ -237,6 +237,72 @@ changes = sa.Table(
     sa.Column("epoch", Number, primary_key=True, autoincrement=False),
     sa.Column("touched", Json, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
+    # 16 random bytes, by which a writer whose commit is in doubt finds its own change. Null before schema 0006.
+    sa.Column("mark", sa.LargeBinary),
+)
+
+# The number and the mark of the newest change, in one row. Whoever makes a change locks the row first, so numbers are
+# in the order of the commits (docs/consistency.md).
+change_head = sa.Table(
+    "change_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("n", sa.BigInteger, nullable=False),
+    sa.Column("mark", sa.LargeBinary, nullable=False),
+)
+
+# One row for each node that may serve from its cache. ``renewals`` counts the renewals of its lease: a revoker deletes
+# the row only with the count that it saw. Times are for people to read; no decision uses them.
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("protocol", sa.Integer, nullable=False),
+    sa.Column("schema", sa.String(32), nullable=False),
+    sa.Column("config_hash", sa.String(64), nullable=False),
+    sa.Column("lease", sa.Double, nullable=False),
+    sa.Column("renewals", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("renewed_at", sa.Double, nullable=False),
+)
+
+# Up to which change each node has raised its page. Apart from ``nodes``, because these rows are written without waiting
+# for the disk, and a renewal must not wait for them.
+acknowledgements = sa.Table(
+    "acknowledgements",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("applied", sa.BigInteger, nullable=False),
+)
+
+# The last batch of usage and request events that each authority has stored, so that one in doubt is not counted twice.
+writers = sa.Table(
+    "writers",
+    metadata,
+    sa.Column("incarnation", sa.String(32), primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
+# Every set of roles that a configuration has ever applied, by the hash of its content. One that was superseded is never
+# applied by itself again.
+applied_roles = sa.Table(
+    "applied_roles",
+    metadata,
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
+# The node that does a periodic task, and until when (unix seconds): others leave it alone.
+chores = sa.Table(
+    "chores",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("node", sa.String(32), nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
 )
 
 audit_events = sa.Table(
