@@ -24,6 +24,8 @@ _REFUSED_SHARE: Final = 20
 _SAMPLES: Final = 1000
 _CHANGES: Final = 100_000
 """The number of rows that the change feed keeps."""
+_MARK: Final = bytes(16)
+"""The mark of every change: nobody looks for one of these."""
 _OPERATIONS: Final = (("create", "POST"), ("update", "PATCH"), ("delete", "DELETE"), ("publish", "POST"))
 _REASONS: Final = ("scope_insufficient", "role_insufficient")
 _COLUMNS: Final = (
@@ -66,8 +68,9 @@ def fill_log(filled: Filled, *, events: int, seed: int) -> Logged:
 
 def _changes(connection: sqlite3.Connection, epoch: int, now: float) -> None:
     first = max(1, epoch - _CHANGES)
-    rows = ((number, json.dumps([f"token:{number}"]), now) for number in range(first, epoch + 1))
-    insert(connection, "changes", "epoch touched at", rows)
+    rows = ((number, json.dumps([f"token:{number}"]), now, _MARK) for number in range(first, epoch + 1))
+    insert(connection, "changes", "epoch touched at mark", rows)
+    connection.execute("UPDATE change_head SET n = ?, mark = ? WHERE id = 1", (epoch, _MARK))
 
 
 class _Log:
