@@ -77,9 +77,9 @@ SETTINGS: Mapping[str, str] = {
 
 @cache
 def binary(name: str) -> Path:
-    """A program of PostgreSQL: from PATH, or the newest of /usr/lib/postgresql, where Debian has most of them."""
+    """A program of PostgreSQL: the newest of /usr/lib/postgresql, where Debian has them all, or from PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
-    where = shutil.which(name) or (found[-1] if found else None)
+    where = found[-1] if found else shutil.which(name)
     assert where is not None, f"{name} is missing: `make bootstrap` installs PostgreSQL"
     return Path(where)
 

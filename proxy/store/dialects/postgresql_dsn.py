@@ -123,7 +123,11 @@ def _parsed(url: str) -> PostgresqlAddress:
     given = _parameters(parts.query)
     credentials, _, place = parts.netloc.rpartition("@")
     user, colon, password = credentials.partition(":")
-    database = given.get("dbname") or unquote(parts.path.removeprefix("/"))
+    path = parts.path.removeprefix("/")
+    twice = {"host": place, "port": place, "user": user, "password": colon, "dbname": path}
+    if any(said and name in given for name, said in twice.items()):
+        raise _Wrong("names a host, a port, the user, the password or the database twice")
+    database = given.get("dbname") or unquote(path)
     if not database:
         raise _Wrong("names no database")
     address = PostgresqlAddress(
@@ -153,19 +157,16 @@ def _parameters(query: str) -> Mapping[str, str]:
 
 
 def _hosts(place: str, given: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    if not place and "host" not in given:
+    if place:
+        return tuple((_host(host), _port(port)) for host, port in map(_split, place.split(",")))
+    if "host" not in given:
         raise _Wrong("names no host; for a Unix socket add ?host=DIRECTORY")
-    texts = (place or given["host"]).split(",")
-    ports = [text for text in given.get("port", "").split(",") if text]
-    if len(ports) not in (0, 1, len(texts)):
+    hosts, ports = given["host"].split(","), given.get("port", "").split(",")
+    if len(ports) not in (1, len(hosts)):
         raise _Wrong("has another number of ports than of hosts")
-    found = []
-    for index, text in enumerate(texts):
-        host, port = _split(text) if place else (text, "")
-        if not port and ports:
-            port = ports[index if len(ports) > 1 else 0]
-        found.append((_host(host), _port(port)))
-    return tuple(found)
+    if len(ports) == 1:
+        ports *= len(hosts)
+    return tuple((_host(host), _port(port)) for host, port in zip(hosts, ports, strict=True))
 
 
 def _split(text: str) -> tuple[str, str]:
