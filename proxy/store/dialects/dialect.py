@@ -55,6 +55,16 @@ class Database(Protocol):
     """Called when the store's files turn out to be gone, before DataDirLost is raised."""
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes may write the database too, and ``write`` runs several transactions at once."""
+        ...
+
+    @property
+    def wake(self) -> str | None:
+        """The statement that wakes those who listen for changes, once its transaction commits; None if nobody can."""
+        ...
+
+    @property
     def location(self) -> str:
         """Where the database is, as errors show it; without a password."""
         ...
@@ -81,7 +91,7 @@ class Database(Protocol):
         ...
 
     def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """The one writing transaction. The body ends it with ``commit``; otherwise it is rolled back.
+        """A writing transaction, the only one unless ``shared``. Ended with ``commit``; otherwise rolled back.
 
         Raises StoreUnavailable and DataDirLost, with nothing written, and Conflict for a constraint.
         """

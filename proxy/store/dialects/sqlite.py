@@ -40,7 +40,8 @@ from proxy.store.address import sqlite_path
 from proxy.store.dialects import sqlite_wal
 from proxy.store.engine import Prepared, give_back, undisturbed
 from proxy.store.errors import DriverErrors, mapped
-from proxy.store.planner import Unindexed
+from proxy.store.sql.expressions import DatabaseTime
+from proxy.store.sql.planner import Unindexed
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -102,6 +103,12 @@ def _unary_plus(element: Unindexed[Any], compiler: sa.sql.compiler.SQLCompiler, 
     return f"+{compiler.process(element.clauses, **options)}"
 
 
+@compiles(DatabaseTime, "sqlite")
+def _clock(_element: DatabaseTime, _compiler: sa.sql.compiler.SQLCompiler, **_options: Any) -> str:
+    """The time of this host, to the millisecond; day 2440587.5 of SQLite's calendar is 1970-01-01."""
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
 def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, always: bool) -> AsyncEngine:
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(path)),
@@ -150,6 +157,16 @@ class SqliteDatabase:
         self._settled = True
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the files turn out to be gone, before DataDirLost is raised."""
+
+    @property
+    def shared(self) -> bool:
+        """False: this process alone writes the file."""
+        return False
+
+    @property
+    def wake(self) -> None:
+        """None: nobody listens."""
+        return None
 
     @property
     def location(self) -> str:
