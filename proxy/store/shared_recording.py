@@ -11,8 +11,8 @@ Rules of this module:
 4. If the outcome of a commit is unknown, a new connection locks the head, which waits for the former transaction to
    end, and looks for the change's mark. Only if there is no answer, or another database answers, the caller is told
    ``InDoubt``; with the same idempotency key it may try again.
-5. A commit that has begun is finished, and its outcome found out, also for a caller that has gone; the wait of rule 2
-   ends for it. Both have a limit, so the connection is free again.
+5. A commit that has begun is finished also for a caller that has gone; every wait after it ends for that caller. A
+   commit has a deadline (``Database.commit``), so the connection is free again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
@@ -29,11 +30,11 @@ from proxy.core.errors import InDoubt, OutcomeUnknown, StoreError, StoreUnavaila
 from proxy.core.ipc.clock import boottime_ns
 from proxy.core.model import Actor
 from proxy.store import feed
+from proxy.store.audit.chain import Appended
 from proxy.store.audit.log import AuditLog
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
 from proxy.store.engine import undisturbed
-from proxy.store.feed import Head
 from proxy.store.recording import Listeners
 from proxy.store.records import Changes, GrantRows
 
@@ -45,6 +46,16 @@ _IN_DOUBT: Final = (
     "it is unknown whether the change is stored (in_doubt): repeat it with the same Idempotency-Key, or look whether it"
     " is in force"
 )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Attempt:
+    """A change as it was committed: its number and mark, in which history, and the events that it appended."""
+
+    number: int
+    mark: bytes
+    history: str
+    appended: tuple[Appended, ...] = ()
 
 
 class SharedRecording:
@@ -76,21 +87,31 @@ class SharedRecording:
         """One mutation (``Store.change``)."""
         self._listeners.admit()
         number = 0
+        attempt: _Attempt | None = None
         try:
             async with self._database.write() as connection:
                 head = await feed.lock_head(connection)
                 number = head.n
-                # What a fence has to refuse may have become known while the lock was waited for.
+                # What has to be refused may have become known while the lock was waited for.
                 self._listeners.admit()
                 change = Change(connection, actor, now)
                 yield change
                 if not change.empty:
-                    number = await undisturbed(self._finish(change, head), name="store-change")
+                    attempt = _Attempt(number=head.n + 1, mark=feed.new_mark(), history=head.history)
+                    await undisturbed(self._record(change, attempt), name="store-change")
+        except OutcomeUnknown as error:
+            # Here the connection is free: looking for the outcome takes another one of the same few.
+            if attempt is None:
+                raise
+            await self._resolve(attempt, error)
         except StoreError:
             raise  # this reveals nothing
         except Exception:
             await self._revealed(number)
             raise
+        if attempt is not None:
+            number = attempt.number
+            self._recorded(attempt)
         await self._revealed(number)
 
     @asynccontextmanager
@@ -112,26 +133,24 @@ class SharedRecording:
         """Return when an answer may reveal the state as of this change (rule 2)."""
         await self._listeners.known(number, boottime_ns())
 
-    async def _finish(self, change: Change, head: Head) -> int:
-        """Commit the change as the next one after ``head``. Returns its number."""
-        number, mark = head.n + 1, feed.new_mark()
-        appended = await change.record(number, mark, self._log)
+    async def _record(self, change: Change, attempt: _Attempt) -> None:
+        """Write the change under its number and commit it."""
+        attempt.appended = await change.record(attempt.number, attempt.mark, self._log)
         if self._wake is not None:
             await change.connection.execute(self._wake)
-        try:
-            await self._database.commit(change.connection)
-        except OutcomeUnknown as error:
-            await self._resolve(number, mark, head.history, error)
-        for one in appended:
-            self._log.logged(one)
-        self._acknowledged = max(self._acknowledged, number)
-        return number
+        await self._database.commit(change.connection)
 
-    async def _resolve(self, number: int, mark: bytes, history: str, error: OutcomeUnknown) -> None:
+    def _recorded(self, attempt: _Attempt) -> None:
+        """Remember a change that is stored."""
+        for one in attempt.appended:
+            self._log.logged(one)
+        self._acknowledged = max(self._acknowledged, attempt.number)
+
+    async def _resolve(self, attempt: _Attempt, error: OutcomeUnknown) -> None:
         """Return if the change is stored. Raises StoreUnavailable if it is not, InDoubt if that cannot be found out."""
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
-                stored = await self._look(number, mark, history)
+                stored = await self._look(attempt)
         except (TimeoutError, StoreError) as failed:
             raise InDoubt(_IN_DOUBT) from failed
         if stored is None:
@@ -139,15 +158,15 @@ class SharedRecording:
         if not stored:
             raise StoreUnavailable("the connection to the store was lost, and nothing was changed") from error
 
-    async def _look(self, number: int, mark: bytes, history: str) -> bool | None:
+    async def _look(self, attempt: _Attempt) -> bool | None:
         """Whether the change is stored (rule 4); None if another history answers. Tries until it is cancelled."""
         while True:
             try:
                 async with self._database.write() as connection:
                     head = await feed.lock_head(connection)
-                    if head.history != history:
+                    if head.history != attempt.history:
                         return None
-                    return await feed.has(connection, number, mark)
+                    return await feed.has(connection, attempt.number, attempt.mark)
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
 

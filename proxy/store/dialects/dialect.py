@@ -27,8 +27,15 @@ class Dialect(Protocol):
         """The SQLAlchemy dialect that compiles queries for it."""
         ...
 
-    def database(self, url: str, *, readers: int) -> Database:
-        """The database at ``url``, not opened yet, with ``readers`` connections that read. Raises StoreUnavailable."""
+    def database(self, url: str, *, readers: int, pooled: bool = False) -> Database:
+        """The database at ``url``, not opened yet, with ``readers`` connections that read. Raises StoreUnavailable.
+
+        ``pooled``: a transaction pooler stands before a database server.
+        """
+        ...
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Wait, in the transaction of this writer, until no other process creates or migrates the store."""
         ...
 
     def upsert(

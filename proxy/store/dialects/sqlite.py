@@ -94,7 +94,7 @@ def _cause(error: Exception) -> str:
     return "" if code is None else _CAUSES.get(code & 0xFF, "")
 
 
-_ERRORS: Final = DriverErrors(raised=sqlite3.Error, cause=_cause)
+_ERRORS: Final = DriverErrors(raised=(sqlite3.Error,), cause=_cause)
 
 
 @compiles(Unindexed, "sqlite")
@@ -143,6 +143,9 @@ def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, alwa
 class SqliteDatabase:
     """One SQLite file: a writer and ``readers`` readers (``dialect.Database``). Nothing is opened before ``open``."""
 
+    shared: Final = False
+    wake: Final = None
+
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self._path = path
         self._lock = asyncio.Lock()
@@ -157,16 +160,6 @@ class SqliteDatabase:
         self._settled = True
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the files turn out to be gone, before DataDirLost is raised."""
-
-    @property
-    def shared(self) -> bool:
-        """False: this process alone writes the file."""
-        return False
-
-    @property
-    def wake(self) -> None:
-        """None: nobody listens."""
-        return None
 
     @property
     def location(self) -> str:
@@ -318,9 +311,12 @@ class SqliteDialect:
         """The SQLAlchemy dialect that compiles queries for it."""
         return _SQL
 
-    def database(self, url: str, *, readers: int) -> SqliteDatabase:
+    def database(self, url: str, *, readers: int, pooled: bool = False) -> SqliteDatabase:
         """The database file at ``url``, not opened yet. Raises StoreUnavailable for an address without a file."""
         return SqliteDatabase(sqlite_path(url), readers=readers)
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Nothing to do: ``BEGIN IMMEDIATE`` holds the lock already."""
 
     def upsert(
         self,
