@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,7 +31,7 @@ from proxy.authority.housekeeping import Housekeeping
 from proxy.authority.webhook import Endpoint
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters
-from proxy.authority.workers.recorder import RequestRecorder
+from proxy.authority.workers.recorder import BATCH, SHARED_EVENTS, RequestRecorder
 from proxy.authority.workers.server import LinkServer
 from proxy.core.errors import StoreError, StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
@@ -191,6 +191,14 @@ class Authority:
         """Remove expired rows from the store. Raises StoreUnavailable."""
         await self._store.prune(time.time())
 
+    async def claim(self, names: Sequence[str], node: str, seconds: float) -> frozenset[str]:
+        """Claim periodic tasks for a node (``Store.claim``). Raises StoreUnavailable."""
+        return await self._store.claim(names, node, seconds)
+
+    async def give_up(self, names: Sequence[str], node: str) -> None:
+        """End the claims of a node on periodic tasks. Raises StoreUnavailable."""
+        await self._store.give_up(names, node)
+
     @property
     def audit_retention(self) -> float | None:
         """How many seconds audit events are kept; None for ever."""
@@ -272,7 +280,9 @@ class Authority:
             # number must not be used again.
             await self._store.skip_to(self._page.epoch)
             self._page.doubt(0)
-        self._recorder = RequestRecorder(self._store, self.counters)
+        self._recorder = RequestRecorder(
+            self._store, self.counters, events_at_once=SHARED_EVENTS if self._store.shared else BATCH
+        )
         self.services = self._build_services()
         await self.services.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
