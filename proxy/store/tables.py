@@ -249,6 +249,8 @@ change_head = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("n", sa.BigInteger, nullable=False),
     sa.Column("mark", sa.LargeBinary, nullable=False),
+    # The longest lease in seconds that any node may have; 0 before the first one. It is raised by a change.
+    sa.Column("lease_bound", sa.Double, nullable=False, server_default="0"),
 )
 
 # One row for each node that may serve from its cache. ``renewals`` counts the renewals of its lease: a revoker deletes

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("n", sa.BigInteger(), nullable=False),
         sa.Column("mark", sa.LargeBinary(), nullable=False),
+        sa.Column("lease_bound", sa.Double(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_change_head"),
     )
     op.create_table(
