@@ -206,7 +206,7 @@ class Node:
     def _pause(self, event: Event) -> float:
         """Seconds from the beginning of one step to the next."""
         if event is Event.UNREACHABLE:
-            longest = min(FIRST_RETRY_SECONDS * 2 ** min(self._failures, 8), LONGEST_RETRY_SECONDS)
+            longest: float = min(FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 8), LONGEST_RETRY_SECONDS)
             return longest * random.uniform(0.5, 1.0)
         if self.state is State.SERVING:
             return self.lease / RENEWALS_PER_LEASE

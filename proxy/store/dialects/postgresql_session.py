@@ -10,11 +10,12 @@ timeouts, and a dead LISTEN, which each renewal notices, delays the revocations 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store.dialects.postgresql_direct import Connection, DirectConnection, Record, Server
-from proxy.store.dialects.postgresql_dsn import PostgresqlAddress, parse
+from proxy.store.dialects.postgresql_direct import DirectConnection, Record, Server
+from proxy.store.dialects.postgresql_driver import Connection, Limits
+from proxy.store.dialects.postgresql_dsn import parse
 from proxy.store.nodes import history, statements
 from proxy.store.nodes.records import (
     PROTOCOL,
@@ -29,6 +30,7 @@ from proxy.store.nodes.records import (
 
 SHORTEST: Final = 0.25
 LONGEST: Final = 2.0
+LIMITS: Final = Limits()
 
 
 def statement_seconds(lease: float) -> float:
@@ -43,15 +45,15 @@ def _nothing() -> None:
 class PostgresqlSession:
     """``NodeSession``: renewal, LISTEN and acknowledgement on one connection, so that a dead one is noticed."""
 
-    def __init__(self, url: str, *, lease: float, listen: bool) -> None:
+    def __init__(self, url: str, *, lease: float, listen: bool, limits: Limits = LIMITS) -> None:
         """``listen`` is false for a database without LISTEN and NOTIFY. Raises StoreUnavailable for a wrong URL."""
         self.on_notify: Callable[[], None] = _nothing
         self._listen = listen
         self._direct = DirectConnection(
-            _address(url), name="patgate session", seconds=statement_seconds(lease), opened=self._opened
+            parse(url), name="patgate session", seconds=statement_seconds(lease), limits=limits, opened=self._opened
         )
 
-    async def _opened(self, connection: Connection[Any]) -> None:
+    async def _opened(self, connection: Connection) -> None:
         if self._listen:
             await connection.add_listener(statements.CHANNEL, self._heard)
         # What was notified before this connection is not heard.
@@ -63,7 +65,7 @@ class PostgresqlSession:
     async def join(self, row: NodeRow, first: int) -> None:
         """``NodeSession.join``."""
 
-        async def work(connection: Connection[Any], _server: Server) -> None:
+        async def work(connection: Connection, _server: Server) -> None:
             await connection.execute(
                 statements.JOIN,
                 row.id,
@@ -82,7 +84,7 @@ class PostgresqlSession:
     async def renew(self, node: str, remembered: Remembered | None) -> StoreState:
         """``NodeSession.renew``."""
 
-        async def work(connection: Connection[Any], server: Server) -> StoreState:
+        async def work(connection: Connection, server: Server) -> StoreState:
             known, mark = (0, None) if remembered is None else (remembered.n, remembered.mark)
             row = _one(await connection.fetchrow(statements.RENEW, node, known, mark, history.ACCEPTANCES))
             return StoreState(
@@ -102,7 +104,7 @@ class PostgresqlSession:
     async def head(self) -> FeedHead:
         """``NodeSession.head``."""
 
-        async def work(connection: Connection[Any], _server: Server) -> FeedHead:
+        async def work(connection: Connection, _server: Server) -> FeedHead:
             row = _one(await connection.fetchrow(statements.HEAD))
             return FeedHead(n=row["n"], bound=row["lease_bound"])
 
@@ -111,7 +113,7 @@ class PostgresqlSession:
     async def acknowledge(self, node: str, applied: int) -> None:
         """``NodeSession.acknowledge``."""
 
-        async def work(connection: Connection[Any], _server: Server) -> None:
+        async def work(connection: Connection, _server: Server) -> None:
             await connection.execute(statements.ACKNOWLEDGE, node, applied)
 
         await self._direct.run(work)
@@ -119,7 +121,7 @@ class PostgresqlSession:
     async def leave(self, nodes: Sequence[str]) -> None:
         """``NodeSession.leave``."""
 
-        async def work(connection: Connection[Any], _server: Server) -> None:
+        async def work(connection: Connection, _server: Server) -> None:
             await connection.execute(statements.LEAVE, list(nodes))
 
         await self._direct.run(work)
@@ -132,14 +134,16 @@ class PostgresqlSession:
 class PostgresqlPoll:
     """``MemberPoll``."""
 
-    def __init__(self, url: str, *, lease: float) -> None:
+    def __init__(self, url: str, *, lease: float, limits: Limits = LIMITS) -> None:
         """Raises StoreUnavailable for a wrong URL."""
-        self._direct = DirectConnection(_address(url), name="patgate poll", seconds=statement_seconds(lease))
+        self._direct = DirectConnection(
+            parse(url), name="patgate poll", seconds=statement_seconds(lease), limits=limits
+        )
 
     async def poll(self) -> Poll:
         """``MemberPoll.poll``."""
 
-        async def work(connection: Connection[Any], server: Server) -> Poll:
+        async def work(connection: Connection, server: Server) -> Poll:
             rows = await connection.fetch(statements.POLL)
             head = _one(rows[0] if rows else None)
             return Poll(
@@ -157,7 +161,7 @@ class PostgresqlPoll:
     async def reap(self, node: str, renewals: int) -> None:
         """``MemberPoll.reap``."""
 
-        async def work(connection: Connection[Any], _server: Server) -> None:
+        async def work(connection: Connection, _server: Server) -> None:
             await connection.execute(statements.REAP, node, renewals)
 
         await self._direct.run(work)
@@ -165,7 +169,7 @@ class PostgresqlPoll:
     async def nodes(self) -> list[ListedNode]:
         """``MemberPoll.nodes``."""
 
-        async def work(connection: Connection[Any], _server: Server) -> list[ListedNode]:
+        async def work(connection: Connection, _server: Server) -> list[ListedNode]:
             return [
                 ListedNode(
                     row=NodeRow(
@@ -189,10 +193,6 @@ class PostgresqlPoll:
     async def close(self) -> None:
         """``MemberPoll.close``."""
         await self._direct.close()
-
-
-def _address(url: str) -> PostgresqlAddress:
-    return parse(url)
 
 
 def _one(row: Record | None) -> Record:
