@@ -7,7 +7,8 @@ Rules of this module:
 3. One acknowledgement is on its way at a time, of the highest number: it covers all before it.
 4. Keys are pushed from the last pushed number on, by this module only, so that no other node's change is skipped. Where
    they cannot be listed, the workers see a gap, request the changes themselves and get a reset.
-5. The head is also read without a notification, every ``look`` seconds: notifications may be lost, or not exist.
+5. Only the store that the node follows is followed: one that was put in its place raises no page before it is judged.
+6. The head is also read without a notification, every ``look`` seconds: notifications may be lost, or not exist.
 """
 
 from __future__ import annotations
@@ -47,13 +48,20 @@ class Follower:
         broadcast: Broadcast,
         *,
         changes_since: ChangesSince,
+        history: Callable[[], str],
+        replaced: Callable[[], None],
         look: float = LOOK_SECONDS,
     ) -> None:
-        """``look``: seconds between two readings of the head without a notification."""
+        """``history`` is the one that is followed ("": none); ``replaced`` is called when another one is found.
+
+        ``look``: seconds between two readings of the head without a notification.
+        """
         self._session = session
         self._page = page
         self._broadcast = broadcast
         self._changes_since = changes_since
+        self._history = history
+        self._replaced = replaced
         self._look = look
         self._node = ""
         self._acknowledged = 0
@@ -88,6 +96,8 @@ class Follower:
 
     def saw(self, number: int) -> None:
         """Raise the page to a change that is certainly committed, before anything that depends on it is answered."""
+        if not self._history():
+            return
         if number > self._page.epoch:
             self._page.raise_epoch(number)
             self._wake.set()
@@ -104,8 +114,14 @@ class Follower:
                 async with asyncio.timeout(self._look):
                     await self._wake.wait()
             self._wake.clear()
+            followed = self._history()
+            if not followed:
+                continue
             try:
                 head = await self._session.head()
+                if head.history != followed:
+                    self._replaced()
+                    continue
                 self.bound = head.bound
                 self.saw(head.n)
                 node, reached = self._node, self._page.epoch

@@ -104,9 +104,11 @@ class PostgresqlSession:
     async def head(self) -> FeedHead:
         """``NodeSession.head``."""
 
-        async def work(connection: Connection, _server: Server) -> FeedHead:
+        async def work(connection: Connection, server: Server) -> FeedHead:
             row = _one(await connection.fetchrow(statements.HEAD))
-            return FeedHead(n=row["n"], bound=row["lease_bound"])
+            return FeedHead(
+                n=row["n"], bound=row["lease_bound"], history=server.history(row["timeline"], row["relation"])
+            )
 
         return await self._direct.run(work)
 

@@ -7,6 +7,7 @@ promotion, a restored dump or an upgrade with pg_upgrade. Those that are accepte
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterable
 from typing import Final
@@ -68,15 +69,16 @@ async def raise_bound(connection: AsyncConnection, lease: float) -> bool:
     return bool(done.rowcount)
 
 
-async def start_over(connection: AsyncConnection, seen: int) -> int:
-    """Make the next change's number greater than ``seen`` and forget all earlier changes; returns the new head.
+async def start_over(connection: AsyncConnection, seen: int) -> None:
+    """Continue the numbers above ``seen``, which another history of the store has used, and forget all earlier changes.
 
-    Afterwards every cache is told to drop everything: none of their numbers continues here. The caller has locked the
-    head and commits.
+    Every cache that has applied a number up to ``seen`` then drops everything when it asks for the changes since. Where
+    that is so already, nothing is written. The caller commits.
     """
     last = (await feed.lock_head(connection)).n
+    first = (await connection.execute(sa.select(sa.func.min(tables.changes.c.epoch)))).scalar_one()
+    if first is not None and seen + 1 < first:
+        return
     number, mark = max(last, seen) + 2, feed.new_mark()
     await connection.execute(tables.changes.delete())
-    await connection.execute(tables.changes.insert().values(epoch=number, touched=[], at=0.0, mark=mark))
-    await connection.execute(_HEAD.update().where(_HEAD.c.id == 1).values(n=number, mark=mark))
-    return number
+    await feed.append(connection, number, mark, (), time.time())

@@ -85,10 +85,11 @@ class StoreState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeedHead:
-    """The number of the newest change, and the longest lease that any node may have (seconds)."""
+    """The number of the newest change, the longest lease that any node may have (seconds), and the history."""
 
     n: int
     bound: float
+    history: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -61,7 +61,9 @@ FROM change_head h WHERE h.id = 1
 A change that pruning has removed is older than every one that is left, and counts as there.
 """
 
-HEAD: Final = "SELECT n, lease_bound FROM change_head WHERE id = 1"
+HEAD: Final = f"""
+SELECT n, lease_bound, {_RELATION} AS relation, {_TIMELINE} AS timeline FROM change_head WHERE id = 1
+"""
 
 ACKNOWLEDGE: Final = """
 INSERT INTO acknowledgements AS a (id, applied)
