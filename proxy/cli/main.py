@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "explain": "proxy.cli.commands.explain:explain",
     "audit": "proxy.cli.commands.audit:audit",
     "routes": "proxy.cli.commands.routes:routes",
+    "nodes": "proxy.cli.commands.nodes:nodes",
     "doctor": "proxy.cli.commands.doctor:doctor",
     "whoami": "proxy.cli.commands.whoami:whoami",
     "health": "proxy.cli.commands.health:health",

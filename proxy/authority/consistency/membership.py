@@ -280,7 +280,9 @@ class Membership:
             async with self._store.change(PROTOCOL_ACTOR) as change:
                 if await history.accept(change.connection, found, by):
                     change.touched(STORE_KEY)
-                    change.audit(ACCEPTED, target_kind="store", target_id=self._store.store_id, details={"by": by.value})
+                    change.audit(
+                        ACCEPTED, target_kind="store", target_id=self._store.store_id, details={"by": by.value}
+                    )
         except (StoreError, Conflict) as error:
             # The next renewal asks for it again.
             _log.warning("the store's history could not be recorded", error=error)

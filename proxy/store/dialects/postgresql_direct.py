@@ -125,9 +125,7 @@ class DirectConnection:
             while True:
                 if len(attempts) < ATTEMPTS_AT_ONCE:
                     attempts.add(asyncio.create_task(self._attempt(deadline), name=f"connect the {self._name}"))
-                done, _ = await asyncio.wait(
-                    attempts, timeout=HEDGE_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
+                done, _ = await asyncio.wait(attempts, timeout=HEDGE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for attempt in sorted(done, key=lambda one: one.exception() is not None):
                     attempts.discard(attempt)
                     return attempt.result()
