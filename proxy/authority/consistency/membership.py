@@ -20,7 +20,7 @@ from typing import Final
 from proxy.authority.consistency import memory
 from proxy.authority.consistency.barrier import Barrier
 from proxy.authority.consistency.follower import LOOK_SECONDS, POLL_SECONDS, Follower
-from proxy.authority.consistency.node import Event, Node, State
+from proxy.authority.consistency.node import Event, Node
 from proxy.authority.grants.page_writer import PageWriter
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.core.errors import Conflict, StoreError, StoreUnavailable
@@ -66,6 +66,7 @@ class Membership:
         """``row`` is this node without an id. ``listen`` and ``trust_standby`` as in the settings."""
         self._store = store
         self._page = page
+        self._broadcast = broadcast
         self._row = row
         self._data_dir = data_dir
         self._session, self._poll = sessions
@@ -87,6 +88,7 @@ class Membership:
         self._recording: asyncio.Task[None] | None = None
         self._accepting = False
         self._leases = asyncio.Lock()
+        self._followed = asyncio.Event()
 
     # --- the authority's side ---
 
@@ -104,7 +106,11 @@ class Membership:
         )
         self._store.known = self._barrier.wait
         self._store.admit = self._admit
-        await self._node.judge_store()
+        seen = await self._node.judge_store()
+        self.saw(seen.n)
+        self._broadcast.pushed = self._page.epoch
+        if not self.fenced:
+            self.followed()
         self._follower.start()
 
     @property
@@ -115,7 +121,7 @@ class Membership:
     async def allow_lease(self, lease: float) -> None:
         """Raise the lease bound to ``lease`` seconds, if it is shorter. Raises StoreError."""
         async with self._leases:
-            if self._node.bound >= lease:
+            if self._node.bound >= lease or self.fenced:
                 return
             async with self._store.change(PROTOCOL_ACTOR) as change:
                 if await history.raise_bound(change.connection, lease):
@@ -139,10 +145,8 @@ class Membership:
         """Keep the lease until cancelled; returns when the data directory is lost."""
         await self._node.run()
 
-    async def set_lease(self, lease: float) -> None:
-        """Use a lease of ``lease`` seconds from now on. Raises StoreError, and then nothing has changed."""
-        if not self.fenced:
-            await self.allow_lease(lease)
+    def last(self, lease: float) -> None:
+        """Use a lease of ``lease`` seconds from now on, as far as the bound permits."""
         self._node.set_lease(lease)
 
     def look(self) -> None:
@@ -261,6 +265,14 @@ class Membership:
     def suspect(self) -> None:
         """The store is another one: no wait ends before the leases of the former one are over."""
         self._barrier.suspect()
+
+    def followed(self) -> None:
+        """The store is followed."""
+        self._followed.set()
+
+    async def until_followed(self) -> None:
+        """Return once the store has been followed."""
+        await self._followed.wait()
 
     async def start_over(self, seen: int) -> None:
         """Let the store's numbers continue above ``seen``, and every cache drop everything. Raises StoreError."""

@@ -8,8 +8,8 @@ Rules of this module:
    host: a disk may be cloned.
 3. The row is inserted and committed before the first renewal, never in one transaction with it: a change that commits
    in between would see no row, and the renewal would not see the change.
-4. A store that is not the one that the node knows (``judgement``) ends the lease at once: the node is fenced. Its row is
-   deleted, so that nobody waits for it.
+4. A store that is not the one that the node knows (``judgement``) ends the lease at once: the node is fenced. Its row
+   is deleted, so that nobody waits for it.
 5. A renewal that fails changes nothing: the lease runs out by itself.
 6. When the data directory is no longer ours, the lease ends and is never renewed.
 
@@ -115,6 +115,10 @@ class Host(Protocol):
         """The store is another one: rows of nodes may be missing from it."""
         ...
 
+    def followed(self) -> None:
+        """The node is fenced no more."""
+        ...
+
     def record(self, history: str, by: AcceptedBy) -> None:
         """Begin to record the history in the store. Called again until it is there."""
         ...
@@ -207,7 +211,7 @@ class Node:
         """Seconds from the beginning of one step to the next."""
         if event is Event.UNREACHABLE:
             longest: float = min(FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 8), LONGEST_RETRY_SECONDS)
-            return longest * random.uniform(0.5, 1.0)
+            return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads the nodes, hides nothing
         if self.state is State.SERVING:
             return self.lease / RENEWALS_PER_LEASE
         return 0.0 if self.state is State.JOINING else FENCED_SECONDS
@@ -236,9 +240,11 @@ class Node:
         before, self.state = self.state, TRANSITIONS[self.state, event]
         if before is not self.state:
             _log.info("node changes its state", before=before.value, now=self.state.value, node=self.id)
+            if before is State.FENCED and self.state is State.JOINING:
+                self._host.followed()
         return event
 
-    async def judge_store(self) -> None:
+    async def judge_store(self) -> StoreState:
         """Judge the store before the node joins, so that nothing is written to one that is refused.
 
         Raises StoreError.
@@ -247,6 +253,7 @@ class Node:
         seen = await self._session.renew("", self._memory)
         self._measure(seen, begun)
         self._moved(await self._judge(seen, page) or Event.NO_ROW)
+        return seen
 
     async def _renew(self) -> Event:
         if self.state is State.JOINING and not self.id and self.history:

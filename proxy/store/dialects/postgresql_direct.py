@@ -156,8 +156,7 @@ class DirectConnection:
 
     async def _identify(self, connection: Connection) -> Server:
         row = await connection.fetchrow(statements.SERVER)
-        assert row is not None
-        if row["pid"] != connection.get_server_pid():
+        if row is None or row["pid"] != connection.get_server_pid():
             raise StoreUnavailable(
                 "a pooler stands between this node and the database: store_session must lead to the database itself"
             )

@@ -22,9 +22,6 @@ SELECT pg_backend_pid() AS pid,
 """
 SYSTEM: Final = "SELECT system_identifier::text FROM pg_control_system()"
 
-_TIMELINE: Final = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-_RELATION: Final = "to_regclass('changes')::oid::bigint"
-
 JOIN: Final = """
 WITH orphans AS (
     DELETE FROM acknowledgements a WHERE NOT EXISTS (SELECT FROM nodes n WHERE n.id = a.id)
@@ -33,15 +30,15 @@ INSERT INTO nodes (id, name, version, protocol, schema, config_hash, lease, rene
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, extract(epoch FROM clock_timestamp()))
 """
 
-RENEW: Final = f"""
+RENEW: Final = """
 WITH renewed AS (
     UPDATE nodes SET renewals = renewals + 1, renewed_at = extract(epoch FROM clock_timestamp())
     WHERE id = $1 RETURNING id
 )
 SELECT EXISTS (SELECT FROM renewed) AS renewed,
        h.n, h.mark, h.lease_bound,
-       {_RELATION} AS relation,
-       {_TIMELINE} AS timeline,
+       to_regclass('changes')::oid::bigint AS relation,
+       left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline,
        (SELECT value FROM meta WHERE name = $4) AS acceptances,
        CASE
            WHEN h.n < $2::bigint THEN false
@@ -61,8 +58,11 @@ FROM change_head h WHERE h.id = 1
 A change that pruning has removed is older than every one that is left, and counts as there.
 """
 
-HEAD: Final = f"""
-SELECT n, lease_bound, {_RELATION} AS relation, {_TIMELINE} AS timeline FROM change_head WHERE id = 1
+HEAD: Final = """
+SELECT n, lease_bound,
+       to_regclass('changes')::oid::bigint AS relation,
+       left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline
+FROM change_head WHERE id = 1
 """
 
 ACKNOWLEDGE: Final = """
@@ -77,8 +77,10 @@ WITH acknowledged AS (DELETE FROM acknowledgements WHERE id = ANY($1::text[]))
 DELETE FROM nodes WHERE id = ANY($1::text[])
 """
 
-POLL: Final = f"""
-SELECT h.lease_bound, {_RELATION} AS relation, {_TIMELINE} AS timeline,
+POLL: Final = """
+SELECT h.lease_bound,
+       to_regclass('changes')::oid::bigint AS relation,
+       left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline,
        n.id, n.renewals, coalesce(a.applied, 0) AS applied
 FROM change_head h LEFT JOIN nodes n ON true LEFT JOIN acknowledgements a ON a.id = n.id
 WHERE h.id = 1
