@@ -73,7 +73,7 @@ def build_services(
         members=MemberService(store, clock),
         invitations=InvitationService(store, clock, lifetime=invitations.lifetime, per_org=invitations.per_org),
         me=MeService(store, clock),
-        roles=RoleService(store, clock),
+        roles=RoleService(store, clock, settings.roles),
         tokens=token_service,
         keys=KeyService(store, clock, minter=minter, policies=policies, tokens=token_service),
         policies=policies,
