@@ -175,7 +175,7 @@ class _Fleet:
                 head = self.committed
 
             def acknowledge() -> None:
-                self.statement("acknowledgement", acknowledged, began=None)
+                self.statement("acknowledgement", acknowledged)
 
             def acknowledged() -> None:
                 self.acknowledged[place] = head
@@ -203,18 +203,21 @@ class _Fleet:
             return lambda: self.exchange(client, server, trip(left - 1) if left > 1 else commit)
 
         def commit() -> None:
-            signals = self.cost("notify_sender") * self._is.nodes
-            self.disk.sync(lambda: self.database.serve(signals, done, stirred))
+            self.disk.sync(committed)
 
-        def stirred() -> None:
+        def committed() -> None:
+            # The transaction has ended and its locks are released; then the backend signals the listeners, and only
+            # then it answers.
             self.committed += 1
-            for place in range(self._is.nodes):
-                self.database.serve(self.cost("notify_receiver"), self._arrival(place))
-
-        def done() -> None:
             number = self.committed
             self._head_lock.give_back()
-            self.simulator.after(self._is.network / 2, lambda: self._wait(began, number))
+            signals = self.cost("notify_sender") * self._is.nodes
+            half = self._is.network / 2
+            self.database.serve(signals, lambda: self.simulator.after(half, lambda: self._wait(began, number)), wake)
+
+        def wake() -> None:
+            for place in range(self._is.nodes):
+                self.database.serve(self.cost("notify_receiver"), self._arrival(place))
 
         self._head_lock.take(trip(TRIPS))
 
