@@ -90,7 +90,7 @@ def _characteristic_time(demand: Demand, entries: int) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColdStart:
-    """A fleet that starts with empty caches. Times in seconds; ``inf`` for what does not happen in the simulated time."""
+    """A fleet that starts with empty caches. Times in seconds; ``inf`` if not within the simulated time."""
 
     overloaded: float
     """How long more grants are asked for than the database resolves."""

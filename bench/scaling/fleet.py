@@ -16,8 +16,8 @@ from typing import Final
 from bench.report.figures import percentile
 from bench.scaling import statements
 from bench.scaling.dataset import Dataset
-from bench.scaling.probe import LEASE, Revoker, Session, add_nodes, connect, node_ids
 from bench.scaling.postgres import Server
+from bench.scaling.probe import LEASE, Revoker, Session, add_nodes, connect, node_ids
 
 POLL_SECONDS: Final = 0.002
 _DEADLINE: Final = 20.0
@@ -109,7 +109,8 @@ async def observe(server: Server, database: str, dataset: Dataset, *, nodes: int
                 change = await revoke(number)
                 committed = time.perf_counter()
                 async with asyncio.timeout(_DEADLINE):
-                    while any(row["applied"] < change for row in await poll.fetch()):
+                    # The protocol polls, too.
+                    while any(row["applied"] < change for row in await poll.fetch()):  # noqa: ASYNC110
                         await asyncio.sleep(POLL_SECONDS)
                 waits.append((time.perf_counter() - committed) * 1e3)
                 commits.append((committed - began) * 1e3)

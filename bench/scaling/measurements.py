@@ -56,7 +56,7 @@ QUANTITIES: Final[Mapping[str, Quantity]] = {
     "fetch_client": _cpu("fetching the keys of one change: node", 5_000),
     "change_server": _cpu("a change, with its audit event: database", 20_000),
     "change_client": _cpu("a change, with its audit event: node", 50_000),
-    "change_wall": Quantity(what="a change, with its audit event: from begin to commit", unit="µs", low=500, high=200_000),
+    "change_wall": Quantity(what="a change, with its audit event: wall", unit="µs", low=500, high=200_000),
     "change_log": Quantity(what="a change, with its audit event: log", unit="bytes", low=500, high=200_000),
     "grant_server": _cpu("resolving a grant, one at a time: database", 10_000),
     "grant_batch_server": _cpu("resolving a grant, 32 at a time: database", 5_000),
@@ -75,7 +75,7 @@ QUANTITIES: Final[Mapping[str, Quantity]] = {
     "acknowledgements_16": Quantity(what="acknowledgements a second, 16 connections", unit="/s", low=100, high=500_000),
     "changes_1": Quantity(what="changes a second, one connection", unit="/s", low=5, high=10_000),
     "changes_8": Quantity(what="changes a second, 8 connections", unit="/s", low=5, high=10_000),
-    "grants_16": Quantity(what="grants resolved a second, one at a time, 16 connections", unit="/s", low=50, high=200_000),
+    "grants_16": Quantity(what="grants resolved a second, 16 connections", unit="/s", low=50, high=200_000),
     "gateway_cpu": Quantity(what="a request: worker, authority and supervisor", unit="µs", low=5, high=1_000),
     "cached_grant": Quantity(what="a grant in a worker's cache", unit="bytes", low=200, high=10_000),
 }  # fmt: skip
@@ -128,5 +128,5 @@ def save(measured: Measurements, file: Path = FILE) -> None:
     file.write_text(json.dumps(held, indent=1) + "\n")
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,7 +1,8 @@
 """A private PostgreSQL with durable commits, for the measurements: started in a directory, stopped with the context.
 
-PostgreSQL refuses to run as root, so a root user starts it as another one (``postgres``, else ``nobody``). It listens on
-a Unix socket in its own directory and nowhere else.
+PostgreSQL refuses to run as root, so a root user starts it as another one (``postgres``, else ``nobody``). It listens
+on a Unix socket in its own directory and nowhere else. Its files are on a disk (TMPDIR), not in memory as those of the
+tests are, because the time of a sync is one of the measurements.
 """
 
 from __future__ import annotations

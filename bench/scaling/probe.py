@@ -82,7 +82,8 @@ class Prober:
             number += 1
         found: list[tuple[float, float, float, float]] = []
         for _ in range(self._rounds):
-            times, log = [], await self._log_position()
+            times: list[int] = []
+            log = await self._log_position()
             served, sent = cpu_ns((session.pid,)), time.process_time_ns()
             end = time.monotonic() + self._seconds
             while not times or time.monotonic() < end:

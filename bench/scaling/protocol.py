@@ -25,6 +25,8 @@ from bench.scaling.engine import Disk, Simulator, Station, Then, Turns
 from bench.scaling.measurements import Measurements
 
 POLL_SECONDS: Final = 0.002
+NETWORK_SECONDS: Final = 0.0003
+"""Of a round trip within one zone of a cloud."""
 #: Round trips of a change (``probe.Revoker``): BEGIN, nine statements, NOTIFY and COMMIT.
 TRIPS: Final = 11
 RENEWALS: Final = 5
@@ -41,7 +43,7 @@ class Deployment:
     lease: float = 2.0
     cores: int = 8
     """Of the database."""
-    network: float = 0.0003
+    network: float = NETWORK_SECONDS
     """Of a round trip, besides what the statement itself takes."""
     sync: float | None = None
     """Of the disk; None: as measured."""

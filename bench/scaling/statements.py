@@ -74,7 +74,7 @@ USE: Final = (
 
 @cache
 def _dialect() -> sa.Dialect:
-    return postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call, no-any-return]
+    return postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
 def schema() -> list[str]:
