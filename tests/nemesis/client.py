@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -141,6 +142,7 @@ class Client:
             self.record.decisions.add(register.number, asker.node, True, start, end)
         elif status in (401, 403):
             self.record.decisions.add(register.number, asker.node, False, start, end)
+            if os.environ.get("H6"): print(register.name, start, end, answer[-300:], file=sys.stderr)
         else:
             self._other[f"n{asker.node} {status} {_reason(answer)}"] += 1
         self._seen[register.number, asker.node] += 1
@@ -494,7 +496,13 @@ def main(argument: str) -> None:
     document: dict[str, Any] = json.loads(Path(argument).read_text())
     plan = Plan(**document | {"nodes": [(each[0], each[1]) for each in document["nodes"]]})
 
+    def failed(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # A client that works half would make a run that proves nothing.
+        print(context.get("message"), repr(context.get("exception")), file=sys.stderr, flush=True)
+        os._exit(1)
+
     async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(failed)
         await Client(plan).run()
 
     uvloop.run(run())

@@ -1,8 +1,8 @@
 """Judges a run: what clients recorded against the promise, and what was acknowledged against the store's audit log.
 
-Every acknowledged change must have left its event, exactly once: a change that is repeated after a lost answer finds
-that nothing is left to do. So the number of events of one action about one target lies between the number of
-acknowledged changes and that plus the attempts in doubt. ``LOOSE`` are actions whose repetition leaves another event.
+Every acknowledged change must have left its event: the number of events of one action about one target lies between
+the number of acknowledged changes and that plus the attempts in doubt, each of which may have been executed or not. A
+token is revoked once, however often that is acknowledged.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def compare(changes: Iterable[Recorded], events: Iterable[Event]) -> tuple[list[
     for key, attempts in repeated.items():
         # Revoking at two nodes at once, or after an attempt in doubt, is one change that is acknowledged twice.
         once = key[0] == "account.pat.revoke"
-        least = 1 if once and done[key] else 0 if once else done[key] - doubtful[key]
+        least = min(1, done[key]) if once else done[key]
         most = 1 if once else done[key] + doubtful[key]
         if logged[key] < least:
             lost.append(f"{key[0]} {key[1]}: {logged[key]} events, {done[key]} acknowledged: {_times(attempts)}")

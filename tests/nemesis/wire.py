@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 RECONNECT_SECONDS: Final = 0.05
 _LENGTH: Final = b"\r\ncontent-length: "
@@ -69,8 +69,7 @@ class Asker(asyncio.Protocol):
         self._transport.write(register.request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, and another base class
         self._buffer = b""
         self.connected = True
         self._free(self)
