@@ -142,7 +142,8 @@ class Client:
             self.record.decisions.add(register.number, asker.node, True, start, end)
         elif status in (401, 403):
             self.record.decisions.add(register.number, asker.node, False, start, end)
-            if os.environ.get("H6"): print(register.name, start, end, answer[-300:], file=sys.stderr)
+            if os.environ.get("H6"):
+                print(register.name, start, end, answer[-300:], file=sys.stderr)
         else:
             self._other[f"n{asker.node} {status} {_reason(answer)}"] += 1
         self._seen[register.number, asker.node] += 1

@@ -1,137 +1,98 @@
-"""Nodes for a run under faults: each with a network of its own, two workers, and sockets that clients reach anyway.
-
-Only what goes to PostgreSQL uses the network: clients and operators use unix sockets, which belong to no network
-namespace. So a node can be cut off from its store and still be asked, which is the dangerous case.
-"""
+"""Four nodes on one PostgreSQL, with their network."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any
 
-from tests.support import errors
-from tests.support.gateway import ROOT, ControlClient, Patgate
-from tests.support.process import HANGS_SECONDS, Process, alive, children, command_line, wait_until
-from tests.support.rawhttp import ConnectionEnded
-from tests.support.stores import migrated
-
-KEY: Final = "0f" * 32
-ROLES: Final = {"editor": ["things:*"], "viewer": ["things:read", "things:list"]}
-READY_SECONDS: Final = 60.0
-ANSWER_SECONDS: Final = 2.0
-
-#: What a node may log at level error while its processes are killed and its store is away.
-EXPECTED: Final = (
-    "child ended",
-    "child did not start",
-)
+from tests.nemesis.database import NetworkedPostgres, Operations
+from tests.nemesis.faults import Maker, of_links, of_processes, of_proxies
+from tests.nemesis.node import Node
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.gateway import ROOT
+from tests.support.netns import Host, Network
 
 
-class Node(Patgate):
-    """A node that clients reach at unix sockets. ``tree`` is the checkout that it runs: another one for a mutant."""
+class Cluster:
+    """Several nodes on one PostgreSQL, which runs in the middle of their network; ``with`` starts and ends all.
+
+    Of four nodes, two reach the server directly and two through a proxy that can fail. ``settings`` are added to each
+    node's configuration. ``tree`` and ``python``: the checkout that the nodes run, and its interpreter.
+    """
 
     def __init__(
         self,
-        number: int,
         directory: Path,
         *,
-        store: Mapping[str, Any],
-        prefix: Sequence[str] = (),
+        nodes: int = 4,
+        proxied: int = 2,
+        settings: Mapping[str, Any] | None = None,
+        server: Mapping[str, str] | None = None,
         tree: Path = ROOT,
         python: Path | None = None,
     ) -> None:
-        self.number = number
-        self.tree = tree
-        self.interpreter = python or Path(sys.executable)
-        self.paused: set[int] = set()
-        self.wanted = False
-        """Whether it should be running: one that has ended by itself is then started again, as systemd does."""
-        self.restarts = 0
-        self.socket = directory / "auth.sock"
-        (directory / "data").mkdir(parents=True, mode=0o700)
-        config = {
-            "secret_key": KEY,
-            "listen": {"forward_auth": {"bind": f"unix:{self.socket}"}},
-            "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
-            "roles": ROLES,
-            "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],
-            "data_dir": str(directory / "data"),
-            **store,
+        self.directory = directory
+        self._open = ExitStack()
+        self._count = nodes
+        self._proxied = proxied
+        self._settings = dict(settings or {})
+        self._server = server
+        self._tree = tree
+        self._python = python
+        self.nodes: list[Node] = []
+        self.hosts: list[Host] = []
+        self.proxies: dict[int, FaultyProxy] = {}
+
+    def __enter__(self) -> Cluster:
+        with ExitStack() as unless_started:
+            unless_started.callback(self.close)
+            self._start()
+            unless_started.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _start(self) -> None:
+        self.network = self._open.enter_context(Network())
+        hub, address = self.network.hub, self.network.gateway
+        self.server = NetworkedPostgres(hub, address, self._server)
+        self._open.enter_context(self.server)
+        self.database = self.server.create_database()
+        for number in range(self._count):
+            host = self.network.add()
+            where = f"{address}:{self.server.port}"
+            if number >= self._count - self._proxied:
+                proxy = FaultyProxy(where, host=address, prefix=hub.prefix)
+                self.proxies[number] = self._open.enter_context(proxy)
+                where = f"{address}:{proxy.port}"
+            store = {"store": self.server.address_of(self.database, host=where), "lease": "2s", **self._settings}
+            node = Node(
+                number, self.directory / f"n{number}", store=store, prefix=host.prefix, tree=self._tree,
+                python=self._python,
+            )  # fmt: skip
+            self.hosts.append(host)
+            self.nodes.append(node)
+            self._open.callback(node.stop)
+        # All at once: the store is migrated once.
+        for node in self.nodes:
+            node.launch()
+        for node in self.nodes:
+            node.wait_ready()
+
+    def makers(self, longest: float) -> dict[str, Maker]:
+        """Every kind of fault; ``longest``: the seconds of the longest freeze and the longest cut."""
+        return {
+            **of_processes(self.nodes, longest),
+            **of_links(self.nodes, self.hosts, longest),
+            **of_proxies(self.nodes, self.proxies, longest),
+            **Operations(self.server, self.database, longest).makers(),
         }
-        super().__init__(directory, config, prefix=prefix)
-        self.environ["PYTHONPATH"] = str(tree)
-        if "store" not in store:
-            migrated(self.data)
-
-    def launch(self) -> None:
-        self.wanted = True
-        self._process = Process(
-            [*self.prefix, str(self.interpreter), "-m", "proxy", "serve", "--config", str(self.config_file)],
-            name="patgate",
-            directory=self.directory,
-            environ=self.environ,
-            cwd=self.tree,
-        )
-        errors.expect(self.directory / "patgate.log", *EXPECTED)
-
-    def is_ready(self) -> bool:
-        try:
-            with ControlClient(self.data / "control.sock", seconds=ANSWER_SECONDS) as control:
-                return control.ready()
-        except (OSError, ConnectionEnded):
-            return False
-
-    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
-        wait_until(self.is_ready, f"node {self.number} ready", seconds=seconds, process=self.process)
-
-    # --- what a nemesis does to it ---
-
-    def pids(self) -> list[int]:
-        """Every process of the node, the supervisor first."""
-        return [self.process.pid, *children(self.process.pid)]
-
-    def of_role(self, role: str) -> list[int]:
-        return [pid for pid in children(self.process.pid) if role in command_line(pid)]
-
-    def pause(self, pids: Sequence[int]) -> None:
-        """Stop processes without their noticing (SIGSTOP), the supervisor first, until ``resume``."""
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-                self.paused.add(pid)
-
-    def resume(self) -> None:
-        for pid in self.paused:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-        self.paused.clear()
-
-    def kill_one(self, role: str) -> bool:
-        """Kill one process of this role with SIGKILL; whether there was one."""
-        pids = self.of_role(role)
-        if pids:
-            with suppress(ProcessLookupError):
-                os.kill(pids[0], signal.SIGKILL)
-        return bool(pids)
-
-    def kill_all(self) -> None:
-        """Kill every process at once, as a power failure does, and wait until they are gone."""
-        self.wanted = False
-        pids = self.pids()
-        self.process.kill_session()
-        wait_until(lambda: not any(alive(pid) for pid in pids), "the end of every process", seconds=HANGS_SECONDS)
-        self.paused.clear()
-
-    def ended(self) -> bool:
-        """Whether it has ended although it should run."""
-        return self.wanted and self.process.exit_code is not None
-
-    def stop(self) -> None:
-        self.resume()
-        self.wanted = False
-        super().stop()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from tests.nemesis.cluster import Node
+from tests.nemesis.node import Node
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.netns import Host
 

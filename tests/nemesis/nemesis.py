@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
-from tests.nemesis.cluster import Node
 from tests.nemesis.faults import Fault, Maker
+from tests.nemesis.node import Node
 
 TICK_SECONDS: Final = 0.02
 RESTART_SECONDS: Final = 1.0

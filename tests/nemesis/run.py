@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.nemesis.client import Plan
-from tests.nemesis.cluster import Node
 from tests.nemesis.faults import Maker
 from tests.nemesis.nemesis import Nemesis
+from tests.nemesis.node import Node
 from tests.nemesis.record import Record
 from tests.nemesis.verdict import Event, Verdict, judge, percentile
 from tests.support.gateway import ROOT
