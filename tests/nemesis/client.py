@@ -142,8 +142,6 @@ class Client:
             self.record.decisions.add(register.number, asker.node, True, start, end)
         elif status in (401, 403):
             self.record.decisions.add(register.number, asker.node, False, start, end)
-            if os.environ.get("H6"):
-                print(register.name, start, end, answer[-300:], file=sys.stderr)
         else:
             self._other[f"n{asker.node} {status} {_reason(answer)}"] += 1
         self._seen[register.number, asker.node] += 1
@@ -278,7 +276,7 @@ class Client:
                 allows=True, cause="token", action="account.pat.mint", about="", key=f"{self.plan.name}-{name}-{start}",
             )  # fmt: skip
             made.recorded.target = str(made.answer.document["id"])
-            if "token" in made.answer.document:
+            if made.answer.document.get("token"):
                 self._adopt(holder, made.answer, made.recorded)
                 return
             # It was created by an attempt without an answer: only that answer would have had the value.
