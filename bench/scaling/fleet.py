@@ -18,6 +18,8 @@ from bench.scaling import statements
 from bench.scaling.dataset import Dataset
 from bench.scaling.postgres import Server
 from bench.scaling.probe import LEASE, Revoker, Session, add_nodes, connect, node_ids
+from proxy.store.nodes import statements as nodes
+from proxy.store.nodes.history import ACCEPTANCES
 
 POLL_SECONDS: Final = 0.002
 _DEADLINE: Final = 20.0
@@ -41,22 +43,23 @@ class Observed:
 class _Node:
     """Follows the changes (rules 1, 5, 6 and 7), on one session."""
 
-    def __init__(self, id_: str, session: Session) -> None:
+    def __init__(self, id_: str, session: Session, head: tuple[int, bytes]) -> None:
         self._id = id_
         self._connection = session.connection
         self._turn = asyncio.Lock()
         self._stirred = asyncio.Event()
-        self._applied = 0
+        self._remembered = head
+        self._applied = head[0]
 
     async def start(self) -> None:
-        await self._connection.add_listener(statements.CHANNEL, lambda *_: self._stirred.set())
+        await self._connection.add_listener(nodes.CHANNEL, lambda *_: self._stirred.set())
 
     async def renew(self, phase: float) -> None:
         await asyncio.sleep(phase)
         while True:
             began = time.monotonic()
             async with self._turn:
-                await self._connection.fetchrow(statements.RENEW, self._id, time.time())
+                await self._connection.fetchrow(nodes.RENEW, self._id, *self._remembered, ACCEPTANCES)
             await asyncio.sleep(max(0.0, began + LEASE / 5 - time.monotonic()))
 
     async def follow(self) -> None:
@@ -64,19 +67,20 @@ class _Node:
             await self._stirred.wait()
             self._stirred.clear()
             async with self._turn:
-                known, row = self._applied, await self._connection.fetchrow(statements.HEAD)
+                known, row = self._applied, await self._connection.fetchrow(nodes.HEAD)
                 assert row is not None
                 if row["n"] == known:
                     continue
                 self._applied = row["n"]
-                await self._connection.execute(statements.ACKNOWLEDGE, self._id, self._applied)
+                await self._connection.execute(nodes.ACKNOWLEDGE, self._id, self._applied)
             async with self._turn:
-                await self._connection.fetchrow(statements.FETCH, max(known, self._applied - 1))
+                text, values = statements.fetch(known)
+                await self._connection.fetch(text, *values)
 
 
-async def observe(server: Server, database: str, dataset: Dataset, *, nodes: int, rate: float, seconds: float
+async def observe(server: Server, database: str, dataset: Dataset, *, count: int, rate: float, seconds: float
 ) -> Observed:  # fmt: skip
-    """Run ``nodes`` nodes for ``seconds`` while ``rate`` changes a second are made, one at a time."""
+    """Run ``count`` nodes for ``seconds`` while ``rate`` changes a second are made, one at a time."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def session() -> Session:
@@ -85,17 +89,17 @@ async def observe(server: Server, database: str, dataset: Dataset, *, nodes: int
             return made
 
         changer, poller = await session(), await session()
-        ids = node_ids(nodes)
-        head = int(await changer.connection.fetchval("SELECT n FROM change_head"))
-        await add_nodes(changer.connection, ids, head)
-        members = [_Node(id_, await session()) for id_ in ids]
+        ids = node_ids(count)
+        head = await changer.connection.fetchrow("SELECT n, mark FROM change_head")
+        await add_nodes(changer.connection, ids, head["n"])
+        members = [_Node(id_, await session(), (head["n"], head["mark"])) for id_ in ids]
         tasks = []
         for place, member in enumerate(members):
             await member.start()
-            tasks.append(asyncio.create_task(member.renew(LEASE / 5 * place / nodes), name=f"renew-{place}"))
+            tasks.append(asyncio.create_task(member.renew(LEASE / 5 * place / count), name=f"renew-{place}"))
             tasks.append(asyncio.create_task(member.follow(), name=f"follow-{place}"))
         try:
-            revoke, poll = Revoker(changer.connection, dataset), await poller.connection.prepare(statements.POLL)
+            revoke, poll = Revoker(changer.connection, dataset), await poller.connection.prepare(nodes.POLL)
             for number in range(10):
                 await revoke(number)
             commits, waits = [], []
@@ -123,7 +127,7 @@ async def observe(server: Server, database: str, dataset: Dataset, *, nodes: int
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     return Observed(
-        nodes=nodes, changes_per_second=rate, changes=len(waits),
+        nodes=count, changes_per_second=rate, changes=len(waits),
         commit_p50=percentile(commits, 0.5), commit_p99=percentile(commits, 0.99),
         acknowledged_p50=percentile(waits, 0.5), acknowledged_p99=percentile(waits, 0.99),
     )  # fmt: skip

@@ -24,6 +24,7 @@ from bench.scaling import statements
 from bench.scaling.dataset import Dataset
 from bench.scaling.postgres import USER, Server
 from bench.system.cpu_time import cpu_ns
+from proxy.store.nodes import statements as nodes
 
 LEASE: Final = 2.0
 WARM_UP: Final = 20
@@ -154,7 +155,7 @@ class Prober:
                 received.set()
 
         for one in listeners:
-            await one.connection.add_listener(statements.CHANNEL, heard)
+            await one.connection.add_listener(nodes.CHANNEL, heard)
         sending, receiving, last = [], [], []
         try:
             for _ in range(self._rounds):
@@ -166,7 +167,7 @@ class Prober:
                     missing = len(listeners)
                     received.clear()
                     began = time.perf_counter_ns()
-                    await notifier.connection.execute(f"NOTIFY {statements.CHANNEL}")
+                    await notifier.connection.execute(f"NOTIFY {nodes.CHANNEL}")
                     if listeners:
                         async with asyncio.timeout(30):
                             await received.wait()
@@ -176,7 +177,7 @@ class Prober:
                 last.append(median(times))
         finally:
             for one in listeners:
-                await one.connection.remove_listener(statements.CHANNEL, heard)
+                await one.connection.remove_listener(nodes.CHANNEL, heard)
         return FanOut(
             listeners=len(listeners), sender_us=spread(sending), receiver_us=spread(receiving), last_us=spread(last)
         )
@@ -226,7 +227,7 @@ class Revoker:
         """Revoke a token and commit durably. Returns the number of the change."""
         token, connection, now = self._tokens[number * 7919 % len(self._tokens)], self._connection, time.time()
         async with connection.transaction(isolation="read_committed"):
-            head = await connection.fetchrow(statements.LOCK_HEAD)
+            head = await connection.fetchrow(statements.lock_head())
             row = await connection.fetchrow(statements.READ_TOKEN, token)
             assert head is not None
             assert row is not None
@@ -240,7 +241,7 @@ class Revoker:
             mark = os.urandom(16)
             await connection.execute(statements.CHANGE, change, f'["token:{token}"]', now, mark)
             await connection.execute(statements.MOVE_HEAD, change, mark)
-            await connection.execute(f"NOTIFY {statements.CHANNEL}")
+            await connection.execute(f"NOTIFY {nodes.CHANNEL}")
         return int(change)
 
 

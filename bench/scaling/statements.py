@@ -1,7 +1,8 @@
-"""The statements of docs/consistency.md as the measurements send them, and the schema that they run on.
+"""The statements that the measurements send beside those of ``store.nodes.statements``, and the schema.
 
-The tables are those of ``store.tables``. Statements are sent through asyncpg, prepared once for each connection, as the
-store does.
+Those that the store builds with SQLAlchemy (reading the feed, locking the head, resolving grants) are taken from it and
+compiled; those of a change and of a batch have the shape of the store's. They are sent through asyncpg, prepared once
+for each connection, as the store does.
 """
 
 from __future__ import annotations
@@ -14,38 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from proxy.store import grants, tables
+from proxy.store import feed, grants, tables
 
-CHANNEL: Final = "patgate_changes"
+# It also compiles the store's own expressions for PostgreSQL.
+from proxy.store.dialects import postgresql as _expressions  # noqa: F401
+from proxy.store.recording import CHANGES_LIMIT
 
-#: Rule 1: one statement, one durable commit. It returns the head and the history of the store.
-RENEW: Final = (
-    "WITH renewed AS (UPDATE nodes SET renewals = renewals + 1, renewed_at = $2 WHERE id = $1 RETURNING renewals) "
-    "SELECT renewed.renewals, h.n, h.mark, clock_timestamp() AS at, "
-    "(SELECT system_identifier FROM pg_control_system()) AS system, "
-    "left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline, "
-    "(SELECT oid FROM pg_database WHERE datname = current_database()) AS database, "
-    "'changes'::regclass::oid AS changes "
-    "FROM renewed, change_head h WHERE h.id = 1"
-)
-#: Rule 5.
-HEAD: Final = "SELECT n, mark FROM change_head WHERE id = 1"
-#: Rule 6: ``set_config`` makes this one transaction asynchronous, on a session whose renewals are durable.
-ACKNOWLEDGE: Final = (
-    "UPDATE acknowledgements SET applied = $2 "
-    "FROM (SELECT set_config('synchronous_commit', 'off', true)) AS quick WHERE id = $1"
-)
-#: Rule 7: the keys of the changes after ``$1``, with the bounds of the feed, in one snapshot.
-FETCH: Final = (
-    "SELECT (SELECT n FROM change_head WHERE id = 1) AS head, (SELECT min(epoch) FROM changes) AS first, "
-    "(SELECT json_agg(c.touched ORDER BY c.epoch) FROM (SELECT epoch, touched FROM changes WHERE epoch > $1 "
-    "ORDER BY epoch LIMIT 10000) c) AS touched"
-)
-#: Rule 13.
-POLL: Final = "SELECT n.id, a.applied, n.renewals FROM nodes n LEFT JOIN acknowledgements a ON a.id = n.id"
-
-#: Rules 8 to 10: a revocation, statement by statement.
-LOCK_HEAD: Final = "SELECT n, mark FROM change_head WHERE id = 1 FOR UPDATE"
+#: A revocation, statement by statement, after the lock.
 READ_TOKEN: Final = "SELECT * FROM tokens WHERE id = $1"
 REVOKE: Final = (
     "UPDATE tokens SET status = 'revoked', listed_as = 'revoked', revoked_at = $2, updated_at = $2 WHERE id = $1"
@@ -88,6 +64,26 @@ def schema() -> list[str]:
             for index in sorted(table.indexes, key=lambda index: str(index.name))
         ]
     return made
+
+
+@cache
+def lock_head() -> str:
+    """The first statement of a change."""
+    return str(feed._LOCK.compile(dialect=_dialect(), compile_kwargs={"literal_binds": True}))
+
+
+@cache
+def _fetching() -> tuple[str, tuple[tuple[str, object], ...]]:
+    compiled = feed._SINCE.compile(dialect=_dialect())
+    values = compiled.params
+    return str(compiled), tuple((name, values[name]) for name in compiled.positiontup or ())
+
+
+def fetch(known: int) -> tuple[str, list[object]]:
+    """The statement that lists the keys of the changes after ``known``, and its parameters."""
+    text, places = _fetching()
+    given: dict[str, object] = {"known": known, "most": CHANGES_LIMIT}
+    return text, [given.get(name, value) for name, value in places]
 
 
 @cache
