@@ -283,15 +283,15 @@ class Patgate:
 class ControlClient:
     """The control API over one kept-alive connection to the unix socket, where a change takes milliseconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, seconds: float = HANGS_SECONDS) -> None:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.settimeout(HANGS_SECONDS)
+        client.settimeout(seconds)
         try:
             client.connect(os.fspath(path))
         except OSError:
             client.close()
             raise
-        self._connection = Connection(sock=client)
+        self._connection = Connection(sock=client, seconds=seconds)
 
     def __enter__(self) -> ControlClient:
         return self
@@ -300,6 +300,10 @@ class ControlClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+
+    def ready(self) -> bool:
+        """Whether the node says that it can serve requests."""
+        return self._connection.request("GET", "/readyz", host="localhost").status == 200
 
     def call(self, method: str, path: str, document: Any = None) -> Any:
         """The response's document; fails unless the response is a success."""

@@ -240,12 +240,16 @@ class Postgres:
     def start(self) -> None:
         """Start the server and wait until it answers."""
         assert not self.running
-        with self.log.open("ab") as log:
-            self._server = run_as([binary("postgres"), "-D", self.data], stdout=log, stderr=subprocess.STDOUT)
+        self._server = self._spawn()
         wait_until(self._is_ready, f"PostgreSQL ready\n{self.tail()}")
         if not self._has_owner:
             self._has_owner = True
             self.psql(f"CREATE ROLE {OWNER} LOGIN PASSWORD '{self.owner_password}'")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """The server's main process, in the network of the tests."""
+        with self.log.open("ab") as log:
+            return run_as([binary("postgres"), "-D", self.data], stdout=log, stderr=subprocess.STDOUT)
 
     def _is_ready(self) -> bool:
         assert self.running, f"PostgreSQL ended\n{self.tail()}"
