@@ -410,7 +410,7 @@ def main() -> None:
         verb, template, fault, every = order["verb"], order["template"], order["fault"], order["every"]
         if (verb, template) not in calls:
             result, calls[verb, template] = harness.run(Case(verb=verb, template=template))
-            print(result.line(), flush=True)
+            assert not result.problems, result.problems
         for name, nth in points(calls[verb, template], every):
             result, _ = harness.run(Case(verb=verb, fault=fault, call=name, nth=nth, template=template))
             print(result.line(), flush=True)
