@@ -31,7 +31,7 @@ from proxy.authority.housekeeping import Housekeeping
 from proxy.authority.webhook import Endpoint
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters
-from proxy.authority.workers.recorder import RequestRecorder
+from proxy.authority.workers.recorder import BATCH, SHARED_EVENTS, RequestRecorder
 from proxy.authority.workers.server import LinkServer
 from proxy.core.errors import StoreError, StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
@@ -272,7 +272,9 @@ class Authority:
             # number must not be used again.
             await self._store.skip_to(self._page.epoch)
             self._page.doubt(0)
-        self._recorder = RequestRecorder(self._store, self.counters)
+        self._recorder = RequestRecorder(
+            self._store, self.counters, events_at_once=SHARED_EVENTS if self._store.shared else BATCH
+        )
         self.services = self._build_services()
         await self.services.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)

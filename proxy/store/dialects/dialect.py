@@ -27,8 +27,15 @@ class Dialect(Protocol):
         """The SQLAlchemy dialect that compiles queries for it."""
         ...
 
-    def database(self, url: str, *, readers: int) -> Database:
-        """The database at ``url``, not opened yet, with ``readers`` connections that read. Raises StoreUnavailable."""
+    def database(self, url: str, *, readers: int, pooled: bool = False) -> Database:
+        """The database at ``url``, not opened yet, with ``readers`` connections that read. Raises StoreUnavailable.
+
+        ``pooled``: a transaction pooler stands before a database server.
+        """
+        ...
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Wait, in the transaction of this writer, until no other process creates or migrates the store."""
         ...
 
     def upsert(
@@ -53,6 +60,16 @@ class Database(Protocol):
 
     on_lost: Callable[[], None]
     """Called when the store's files turn out to be gone, before DataDirLost is raised."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may write the database too, and ``write`` runs several transactions at once."""
+        ...
+
+    @property
+    def wake(self) -> str | None:
+        """The statement that wakes those who listen for changes, once its transaction commits; None if nobody can."""
+        ...
 
     @property
     def location(self) -> str:
@@ -81,7 +98,7 @@ class Database(Protocol):
         ...
 
     def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """The one writing transaction. The body ends it with ``commit``; otherwise it is rolled back.
+        """A writing transaction, the only one unless ``shared``. Ended with ``commit``; otherwise rolled back.
 
         Raises StoreUnavailable and DataDirLost, with nothing written, and Conflict for a constraint.
         """

@@ -40,7 +40,8 @@ from proxy.store.address import sqlite_path
 from proxy.store.dialects import sqlite_wal
 from proxy.store.engine import Prepared, give_back, undisturbed
 from proxy.store.errors import DriverErrors, mapped
-from proxy.store.planner import Unindexed
+from proxy.store.sql.expressions import DatabaseTime
+from proxy.store.sql.planner import Unindexed
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -93,13 +94,19 @@ def _cause(error: Exception) -> str:
     return "" if code is None else _CAUSES.get(code & 0xFF, "")
 
 
-_ERRORS: Final = DriverErrors(raised=sqlite3.Error, cause=_cause)
+_ERRORS: Final = DriverErrors(raised=(sqlite3.Error,), cause=_cause)
 
 
 @compiles(Unindexed, "sqlite")
 def _unary_plus(element: Unindexed[Any], compiler: sa.sql.compiler.SQLCompiler, **options: Any) -> str:
     """An index has columns, and this is an expression: SQLite plans without statistics and would guess."""
     return f"+{compiler.process(element.clauses, **options)}"
+
+
+@compiles(DatabaseTime, "sqlite")
+def _clock(_element: DatabaseTime, _compiler: sa.sql.compiler.SQLCompiler, **_options: Any) -> str:
+    """The time of this host, to the millisecond; day 2440587.5 of SQLite's calendar is 1970-01-01."""
+    return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, always: bool) -> AsyncEngine:
@@ -135,6 +142,9 @@ def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, alwa
 
 class SqliteDatabase:
     """One SQLite file: a writer and ``readers`` readers (``dialect.Database``). Nothing is opened before ``open``."""
+
+    shared: Final = False
+    wake: Final = None
 
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self._path = path
@@ -303,9 +313,12 @@ class SqliteDialect:
         """The SQLAlchemy dialect that compiles queries for it."""
         return _SQL
 
-    def database(self, url: str, *, readers: int) -> SqliteDatabase:
+    def database(self, url: str, *, readers: int, pooled: bool = False) -> SqliteDatabase:
         """The database file at ``url``, not opened yet. Raises StoreUnavailable for an address without a file."""
         return SqliteDatabase(sqlite_path(url), readers=readers)
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Nothing to do: ``BEGIN IMMEDIATE`` holds the lock already."""
 
     def upsert(
         self,
