@@ -7,7 +7,9 @@ from typing import Final
 
 from proxy.core.errors import StoreUnavailable
 
-UNKNOWN: Final = "the store's address is not one that this version can open: it must begin with sqlite:///"
+UNKNOWN: Final = (
+    "the store's address is not one that this version can open: it must begin with sqlite:/// or postgresql://"
+)
 
 
 def sqlite_path(url: str) -> Path:

@@ -11,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from proxy.core.errors import Conflict, StoreUnavailable
 
+_OF_SQLALCHEMY: Final = (sa.exc.DBAPIError, sa.exc.TimeoutError, sa.exc.ResourceClosedError)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriverErrors:
-    """The errors of one database's driver: their base class, and the cause of one of them in words ("" if unknown)."""
+    """The errors of one database's driver: their base classes, and the cause of one in words ("" if unknown)."""
 
-    raised: type[Exception]
+    raised: tuple[type[Exception], ...]
     cause: Callable[[Exception], str]
 
 
@@ -43,11 +46,12 @@ def _cause(error: BaseException, driver: DriverErrors) -> str:
 @contextmanager
 def mapped(driver: DriverErrors) -> Iterator[None]:
     """Raise what the body raises, mapped by the rules above."""
+    raised: tuple[type[Exception], ...] = (*_OF_SQLALCHEMY, *driver.raised)
     try:
         yield
     except sa.exc.IntegrityError as error:
         raise Conflict("the change contradicts what is stored meanwhile") from error
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError, sa.exc.ResourceClosedError, driver.raised) as error:
+    except raised as error:
         cause = _cause(error, driver)
         because = f" because {cause}" if cause else ""
         raise StoreUnavailable(f"the store cannot be used now{because}") from error

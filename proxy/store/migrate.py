@@ -1,7 +1,8 @@
 """Migrating the schema to the newest revision, at start.
 
 The version is one row that Alembic maintains. It is read directly, so that an up-to-date store starts without importing
-Alembic. All steps run in the transaction of the caller: a crash leaves the old schema intact.
+Alembic. All steps run in the transaction of the caller: a crash leaves the old schema intact. Of several nodes that
+start together one migrates: the version is read after the lock of those who open the store (``Dialect.lock_schema``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import StoreNewerSchema
+from proxy.store import dialects
 
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision that this version knows, oldest first. A test compares them with the scripts."""
@@ -31,8 +33,11 @@ async def version(connection: AsyncConnection) -> str | None:
 async def run(connection: AsyncConnection) -> None:
     """Migrate to the newest revision, inside the transaction of ``connection``, which the caller commits.
 
+    Other processes that open the store wait until then.
+
     Raises StoreNewerSchema for a revision that this version does not know.
     """
+    await dialects.of_connection(connection).lock_schema(connection)
     found = await version(connection)
     if found == REVISIONS[-1]:
         return

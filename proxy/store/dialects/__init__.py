@@ -24,8 +24,22 @@ def _sqlite() -> Dialect:
     return SQLITE
 
 
-DIALECTS: Final[Mapping[str, Callable[[], Dialect] | None]] = {"sqlite": _sqlite, "postgresql": None}
-"""Each URL scheme (without ``+driver``) with what loads its dialect; ``None`` for one that is not implemented yet."""
+def _postgresql() -> Dialect:
+    try:
+        import asyncpg  # noqa: F401
+    except ImportError as error:
+        raise StoreUnavailable("a store on PostgreSQL needs the extra patgate[postgres]") from error
+    from proxy.store.dialects.postgresql import POSTGRESQL
+
+    return POSTGRESQL
+
+
+DIALECTS: Final[Mapping[str, Callable[[], Dialect]]] = {
+    "sqlite": _sqlite,
+    "postgresql": _postgresql,
+    "postgres": _postgresql,
+}
+"""Each URL scheme (without ``+driver``) with what loads its dialect."""
 
 
 def of_url(url: str) -> Dialect:
@@ -33,10 +47,7 @@ def of_url(url: str) -> Dialect:
     scheme = url.partition("://")[0].partition("+")[0]
     if scheme not in DIALECTS:
         raise StoreUnavailable(UNKNOWN)
-    load = DIALECTS[scheme]
-    if load is None:
-        raise StoreUnavailable(f"{scheme} is not supported yet: the store's address must begin with sqlite:///")
-    return load()
+    return DIALECTS[scheme]()
 
 
 def of_connection(connection: AsyncConnection) -> Dialect:

@@ -27,8 +27,15 @@ class Dialect(Protocol):
         """The SQLAlchemy dialect that compiles queries for it."""
         ...
 
-    def database(self, url: str, *, readers: int) -> Database:
-        """The database at ``url``, not opened yet, with ``readers`` connections that read. Raises StoreUnavailable."""
+    def database(self, url: str, *, readers: int, pooled: bool = False) -> Database:
+        """The database at ``url``, not opened yet, with ``readers`` connections that read. Raises StoreUnavailable.
+
+        ``pooled``: a transaction pooler stands before a database server.
+        """
+        ...
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Wait, in the transaction of this writer, until no other process creates or migrates the store."""
         ...
 
     def upsert(
@@ -53,6 +60,11 @@ class Database(Protocol):
 
     on_lost: Callable[[], None]
     """Called when the store's files turn out to be gone, before DataDirLost is raised."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several nodes may use the database at a time."""
+        ...
 
     @property
     def location(self) -> str:

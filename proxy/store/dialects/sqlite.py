@@ -93,7 +93,7 @@ def _cause(error: Exception) -> str:
     return "" if code is None else _CAUSES.get(code & 0xFF, "")
 
 
-_ERRORS: Final = DriverErrors(raised=sqlite3.Error, cause=_cause)
+_ERRORS: Final = DriverErrors(raised=(sqlite3.Error,), cause=_cause)
 
 
 @compiles(Unindexed, "sqlite")
@@ -135,6 +135,8 @@ def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, alwa
 
 class SqliteDatabase:
     """One SQLite file: a writer and ``readers`` readers (``dialect.Database``). Nothing is opened before ``open``."""
+
+    shared: Final = False
 
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self._path = path
@@ -301,9 +303,12 @@ class SqliteDialect:
         """The SQLAlchemy dialect that compiles queries for it."""
         return _SQL
 
-    def database(self, url: str, *, readers: int) -> SqliteDatabase:
+    def database(self, url: str, *, readers: int, pooled: bool = False) -> SqliteDatabase:
         """The database file at ``url``, not opened yet. Raises StoreUnavailable for an address without a file."""
         return SqliteDatabase(sqlite_path(url), readers=readers)
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Nothing to do: ``BEGIN IMMEDIATE`` holds the lock already."""
 
     def upsert(
         self,

@@ -1,0 +1,296 @@
+"""PostgreSQL: a store that several nodes share (docs/consistency.md).
+
+Rules:
+
+1. A change is READ COMMITTED and locks the change head first, so that it sees what every earlier change has written.
+   Snapshots are REPEATABLE READ and READ ONLY.
+2. Texts are compared by bytes, as SQLite compares them, regardless of the database's collation: every column of text
+   that is created here, and every text that is sent, has the collation ``C``.
+3. JSON is stored as the text that was sent (``json``, not ``jsonb``), and floats are sent as 8 bytes. Both come back
+   bit for bit, as the hashes of the audit log need it.
+4. What must not stop halfway (a commit, returning a connection) runs in a task of its own, and a cancelled caller waits
+   for its end. ``postgresql_driver`` says what a commit is worth.
+5. A connection that the server has closed is replaced when it is borrowed: after a restart nothing fails for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql import asyncpg as driver_dialect
+from sqlalchemy.dialects.postgresql import base, insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from proxy.core.errors import StoreUnavailable
+from proxy.store.dialects import postgresql_dsn
+from proxy.store.dialects.postgresql_driver import Connection, Limits, Servers, cause
+from proxy.store.engine import Prepared, give_back, undisturbed
+from proxy.store.errors import DriverErrors, mapped
+
+if TYPE_CHECKING:
+    from proxy.store.dialects.dialect import Columns
+
+POOL_SECONDS: Final = 5.0
+"""How long a caller waits for a free connection."""
+WRITERS: Final = 4
+"""Connections that write: changes wait for each other at the lock, and the other writes must not wait for them."""
+OLDEST: Final = 14
+"""The oldest major version of PostgreSQL that is supported."""
+
+_LOCK_KEY: Final = 0x70617467617465
+"""The advisory lock of those who open a store: ``patgate`` in ASCII."""
+_OPENING: Final = {
+    # A node that starts waits for another that migrates a large table, and Alembic takes its time between statements.
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "60s",
+}
+_ERRORS: Final = DriverErrors(
+    raised=(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError), cause=cause
+)
+
+
+class _Float(driver_dialect.AsyncpgFloat):
+    """A float as the driver returns it; the type of the result is not asked for, so queries can be prepared."""
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> None:
+        return None
+
+
+class _TypeCompiler(base.PGTypeCompiler):
+    def _render_string_type(self, name: str, length: int | None, collation: str | None, *args: Any, **kw: Any) -> str:
+        # A column of a table, and not a cast (rule 2).
+        if collation is None and isinstance(kw.get("type_expression"), sa.Column):
+            collation = "C"
+        return super()._render_string_type(name, length, collation, *args, **kw)
+
+
+class _StatementCompiler(driver_dialect.PGCompiler_asyncpg):
+    def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:
+        text: str = super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-untyped-call]
+        return f'{text} COLLATE "C"' if dbapi_type._type_affinity is sa.String else text
+
+
+class PostgresqlSql(driver_dialect.PGDialect_asyncpg):
+    """SQLAlchemy's dialect with rules 2 and 3."""
+
+    supports_statement_cache = True
+    # The driver returns JSON as text, and SQLAlchemy decodes it where a column says so.
+    supports_native_json_deserialization = False
+    dialect_injects_custom_json_deserializer = False
+    statement_compiler = _StatementCompiler
+    type_compiler_cls = _TypeCompiler
+    colspecs = {**driver_dialect.PGDialect_asyncpg.colspecs, sa.Float: _Float}  # noqa: RUF012
+
+    def on_connect(self) -> None:
+        """Nothing: the driver's own codecs do, and asking for others costs several round trips."""
+        return None
+
+
+registry.register("postgresql.patgate", __name__, PostgresqlSql.__name__)
+_SQL: Final[sa.Dialect] = PostgresqlSql()  # type: ignore[no-untyped-call]
+
+
+def _engine(servers: Servers, *, size: int, isolation: str) -> AsyncEngine:
+    async def connect(*_: object, **__: object) -> Connection:
+        return await servers.connect()
+
+    engine = create_async_engine(
+        sa.URL.create("postgresql+patgate"),
+        async_creator=connect,
+        connect_args=(
+            {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str} if servers.pooled else {}
+        ),
+        isolation_level=isolation,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=POOL_SECONDS,
+        hide_parameters=True,
+        # Every transaction ends explicitly here.
+        pool_reset_on_return=None,
+    )
+
+    def on_checkout(connection: Any, _record: object, _proxy: object) -> None:
+        if connection.driver_connection.is_closed():
+            raise sa.exc.DisconnectionError("the server has closed it")
+
+    sa.event.listen(engine.sync_engine, "checkout", on_checkout)
+    return engine
+
+
+class PostgresqlDatabase:
+    """One database of PostgreSQL (``dialect.Database``). Nothing is opened before ``open``.
+
+    ``pooled``: a transaction pooler stands between. ``limits`` is for tests.
+    """
+
+    shared: Final = True
+    settled: Final = True
+
+    def __init__(
+        self, url: str, *, readers: int = 4, writers: int = WRITERS, pooled: bool = False, limits: Limits | None = None
+    ) -> None:
+        self.limits = limits or Limits()
+        self._address = postgresql_dsn.parse(url)
+        self._servers = Servers(self._address, self.limits, pooled=pooled)
+        # In front of the pools, which are slow and unfair if many callers wait.
+        self._reading = asyncio.Semaphore(readers)
+        self._writing = asyncio.Semaphore(writers)
+        self._writer = _engine(self._servers, size=writers, isolation="READ COMMITTED")
+        self._readers = _engine(self._servers, size=readers, isolation="REPEATABLE READ")
+        self._snapshots = self._readers.execution_options(postgresql_readonly=True)
+        self.on_lost: Callable[[], None] = lambda: None
+        """Never called: the server looks after the files."""
+
+    @property
+    def location(self) -> str:
+        """The hosts and the name of the database; without user and password."""
+        return self._address.location
+
+    async def open(self) -> None:
+        """Connect and check that the server can hold a store. Raises StoreUnavailable."""
+        with mapped(_ERRORS):
+            async with self._writing:
+                connection = await self._writer.connect()
+                try:
+                    await self._check(connection)
+                finally:
+                    await undisturbed(give_back(connection), name="store-give-back")
+
+    async def _check(self, connection: AsyncConnection) -> None:
+        settings = ("server_version_num", "server_encoding", "fsync")
+        query = sa.select(*(sa.func.current_setting(sa.literal_column(f"'{name}'")) for name in settings))
+        version, encoding, fsync = (await connection.execute(query)).one()
+        if int(version) < OLDEST * 10_000:
+            raise StoreUnavailable(f"the store cannot be used: PostgreSQL {OLDEST} or newer is needed")
+        if encoding != "UTF8":
+            raise StoreUnavailable("the store cannot be used: its database must have the encoding UTF8")
+        if fsync != "on" and self.limits.durable:
+            raise StoreUnavailable(
+                "the store cannot be used: the server runs with fsync = off, so a crash would lose acknowledged changes"
+            )
+
+    async def close(self) -> None:
+        """Close every connection. Raises StoreUnavailable."""
+        with mapped(_ERRORS):
+            await self._readers.dispose()
+            await self._writer.dispose()
+
+    def is_in_place(self) -> bool:
+        """True: the server looks after its files."""
+        return True
+
+    def require_in_place(self) -> None:
+        """Nothing to do: the server looks after its files."""
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A READ COMMITTED transaction. The body commits with ``commit``; otherwise it is rolled back.
+
+        Raises StoreUnavailable, with nothing written, and Conflict for a constraint.
+        """
+        with mapped(_ERRORS):
+            async with self._writing:
+                connection = await self._writer.connect()
+                try:
+                    await connection.begin()
+                    yield connection
+                finally:
+                    await undisturbed(give_back(connection), name="store-give-back")
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """Commit the transaction of ``write``; it runs to its end even if the caller is cancelled.
+
+        Raises StoreUnavailable if nothing of it is stored; OutcomeUnknown if that is unknown.
+        """
+        with mapped(_ERRORS):
+            await undisturbed(connection.commit(), name="store-commit")
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """A reader whose statements all see the state that its first statement saw."""
+        with mapped(_ERRORS):
+            async with self._reading, self._snapshots.connect() as connection:
+                yield connection
+
+    async def rows(self, query: Prepared, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Run one prepared query on a reader, in one round trip; one statement is a snapshot by itself."""
+        compiled = query.compiled(_SQL)
+        arguments = compiled.bind(values)
+        with mapped(_ERRORS):
+            async with self._reading:
+                try:
+                    found = await self._fetch(compiled.sql, arguments)
+                except _Gone:
+                    found = await self._fetch(compiled.sql, arguments)
+        return [compiled.decode(row) for row in found]
+
+    async def _fetch(self, sql: str, arguments: Sequence[object]) -> list[Any]:
+        borrowed = await self._readers.raw_connection()
+        try:
+            driver = cast("Connection", borrowed.driver_connection)
+            try:
+                found: list[Any] = await driver.fetch(sql, *arguments)
+                return found
+            except asyncpg.PostgresError as error:
+                if driver.is_closed():
+                    raise _Gone from error
+                raise
+        finally:
+            borrowed.close()
+
+
+class _Gone(StoreUnavailable):
+    """The server has closed a connection that was idle before, as a restart does."""
+
+    def __init__(self) -> None:
+        super().__init__("the store cannot be used now because the connection was lost")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresqlDialect:
+    """PostgreSQL as ``dialect.Dialect``. ``limits`` is for tests."""
+
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def sql(self) -> sa.Dialect:
+        """The SQLAlchemy dialect that compiles queries for it."""
+        return _SQL
+
+    def database(self, url: str, *, readers: int, pooled: bool = False) -> PostgresqlDatabase:
+        """The database at ``url``, not opened yet. Raises StoreUnavailable for an address that cannot be used."""
+        return PostgresqlDatabase(url, readers=readers, pooled=pooled, limits=self.limits)
+
+    async def lock_schema(self, connection: AsyncConnection) -> None:
+        """Wait until no other node opens the store: of several that start together, one migrates it."""
+        for name, value in _OPENING.items():
+            await connection.exec_driver_sql(f"SET LOCAL {name} = '{value}'")
+        await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+
+    def upsert(
+        self,
+        table: sa.Table,
+        columns: Sequence[str],
+        source: sa.Select[Any] | None,
+        *,
+        keys: Sequence[sa.Column[Any]],
+        update: Callable[[Columns], Mapping[str, sa.ColumnElement[Any]]],
+    ) -> sa.Insert:
+        """``INSERT … ON CONFLICT (keys) DO UPDATE`` (``dialect.Dialect.upsert``)."""
+        new = insert(table)
+        if source is None:
+            new = new.values({name: sa.bindparam(name) for name in columns})
+        else:
+            new = new.from_select(list(columns), source)
+        return new.on_conflict_do_update(index_elements=list(keys), set_=dict(update(new.excluded)))
+
+
+POSTGRESQL: Final = PostgresqlDialect()
