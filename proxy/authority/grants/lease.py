@@ -5,7 +5,7 @@ Every request checks the lease in ``gateway/phases/authenticate.py``.
 Rules of this module:
 1. A renewal reads the clock first, so that a slow renewal, or a process that is frozen during one, gives a shorter
    lease and never a longer one.
-2. The clock is CLOCK_MONOTONIC, which all processes of the host share; steps of the wall clock have no effect.
+2. The clock is CLOCK_BOOTTIME, which all processes of the host share; steps of the wall clock have no effect.
 3. Only the owner of the store renews. When ownership is lost, the lease ends at once and is never renewed.
 """
 
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Final
 
 from proxy.authority.grants.page_writer import PageWriter
+from proxy.core.ipc.clock import boottime_ns
 from proxy.observe.logs import get_logger
 
 RENEWALS_PER_LEASE: Final = 5
@@ -55,11 +55,11 @@ class LeaseKeeper:
 
     def remaining(self) -> float:
         """Seconds until the lease runs out; 0 when it has."""
-        return max(0.0, (self._page.lease_until_ns - time.monotonic_ns()) / 1e9)
+        return max(0.0, (self._page.lease_until_ns - boottime_ns()) / 1e9)
 
     def renew(self) -> bool:
         """Renew once; false when the store is no longer ours."""
-        before = time.monotonic_ns()
+        before = boottime_ns()
         if self._lost or not self._owned():
             self._lost = True
             self._page.renew(0)
