@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import CopyRefused, OutcomeUnknown
-from proxy.store import migrate, store_info, tables
+from proxy.store import migrate, store_info
 from proxy.store.copying.columns import COPIED
 from proxy.store.copying.source import BATCH, Row
 from proxy.store.dialects.postgresql import POSTGRESQL, PostgresqlDatabase
@@ -112,11 +112,12 @@ class Copying:
         return "the target has another store: copy into an empty database"
 
     async def create(self) -> None:
-        """Create the tables, without the rows and the indexes that a copy brings or creates later."""
+        """Create the tables, empty and without secondary indexes."""
         await migrate.run(self.connection)
         for name, value in _LOCAL.items():
             await self._driver.execute(f"SET LOCAL {name} = '{value}'")
-        await self.connection.execute(tables.change_head.delete())
+        for table in reversed(COPIED):
+            await self.connection.execute(table.delete())  # rows that a migration has added
         names = [table.name for table in COPIED]
         self._indexes = [tuple(row) for row in await self._driver.fetch(_INDEXES, names)]
         for name, _ in self._indexes:
