@@ -27,6 +27,8 @@ from proxy.store.audit.reports import Report, ReportsTable
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
+from proxy.store.nodes import history
+from proxy.store.nodes.records import AcceptedBy
 from proxy.store.recording import CHANGES_LIMIT, LocalRecording, OnCommit, Recording
 from proxy.store.records import Changes, GrantRows
 from proxy.store.shared_recording import SharedRecording
@@ -182,6 +184,18 @@ class Store:
         async with self._database.snapshot() as connection:
             await self._recording.begin(connection)
             await self._audit.begin(connection)
+
+    async def start_over(self, seen: int) -> None:
+        """Continue the numbers of changes above ``seen``, and forget all earlier ones (``nodes.history.start_over``).
+
+        Raises StoreUnavailable.
+        """
+        await written(self._database, lambda connection: history.start_over(connection, seen))
+        await self.begin_history()
+
+    async def record_creation(self, place: str) -> None:
+        """Record the history that a new store is in. Raises StoreUnavailable, and Conflict if another node does it."""
+        await written(self._database, lambda connection: history.accept(connection, place, AcceptedBy.CREATION))
 
     def read(self) -> AbstractAsyncContextManager[Rows]:
         """The repositories over one snapshot, for an answer to somebody: waits for ``known`` at the end."""

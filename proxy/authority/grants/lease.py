@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 from proxy.authority.grants.page_writer import PageWriter
 from proxy.core.ipc.clock import boottime_ns
@@ -23,6 +23,38 @@ from proxy.observe.logs import get_logger
 RENEWALS_PER_LEASE: Final = 5
 
 _log = get_logger("authority.lease")
+
+
+class LeaseHolder(Protocol):
+    """Holds the lease of this host: ``LeaseKeeper``, or ``consistency.membership`` with a store of several nodes."""
+
+    async def start(self) -> None:
+        """Take the first lease."""
+        ...
+
+    async def run(self) -> None:
+        """Renew until cancelled; returns when ownership of the data directory is lost."""
+        ...
+
+    async def allow_lease(self, lease: float) -> None:
+        """Let leases be ``lease`` seconds long. Raises StoreError."""
+        ...
+
+    def last(self, lease: float) -> None:
+        """Change the length of the lease to ``lease`` seconds, which are allowed, and renew it at once."""
+        ...
+
+    def look(self) -> None:
+        """Renew now instead of at the next interval."""
+        ...
+
+    def remaining(self) -> float:
+        """Seconds until the lease runs out; 0 when it has."""
+        ...
+
+    def unready(self) -> Mapping[str, str]:
+        """Why there is no lease, by check; empty where the lease itself says enough."""
+        ...
 
 
 class LeaseKeeper:
@@ -40,6 +72,17 @@ class LeaseKeeper:
     def lost(self) -> bool:
         """Whether ownership was lost; then the authority must end."""
         return self._lost
+
+    async def start(self) -> None:
+        """Take the first lease."""
+        self.renew()
+
+    async def allow_lease(self, lease: float) -> None:
+        """Nobody else is concerned."""
+
+    def unready(self) -> Mapping[str, str]:
+        """The lease itself says enough."""
+        return {}
 
     def last(self, lease: float) -> None:
         """Change the length of the lease to ``lease`` seconds, and renew it at once."""

@@ -87,16 +87,21 @@ class PageWriter:
         self._map.close()
 
 
-def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, successor: bool = False) -> PageWriter:
+def open_page(
+    data_dir: Path, *, store_epoch: int | None, accept_older: bool = False, successor: bool = False
+) -> PageWriter:
     """Take over or create the page of ``data_dir`` and raise its epoch to the store's. It may be one higher (rule 4).
 
-    The lease is zero afterwards, or unchanged for a successor (rule 2).
+    The lease is zero afterwards, or unchanged for a successor (rule 2). With ``store_epoch`` None the epoch stays: a
+    store of several nodes is judged by more than its number (``consistency.judgement``).
 
     Raises StoreBehind when the page has a higher epoch, and StoreUnavailable when the file cannot be used.
     """
     path = data_dir / PAGE_FILE
     try:
         page = _open(path, keep_lease=successor)
+        if store_epoch is None:
+            return page
         seen = page.epoch - 1 if 0 < page.epoch == page.in_doubt else page.epoch
         if seen > store_epoch:
             page.close()
