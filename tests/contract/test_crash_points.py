@@ -19,6 +19,9 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from tests.contract.crash_points import ACKNOWLEDGED, KILL, NONE, NOTHING, REFUSED, START, VERBS, WHOLE
+from tests.support.dialects import ON_SQLITE
+
+pytestmark = ON_SQLITE
 
 EVERY_CALL = os.environ.get("PATGATE_TEST_EVERY_CALL", "") == "1"
 EIO, ENOSPC = "error=EIO", "error=ENOSPC"
