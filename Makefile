@@ -27,7 +27,7 @@ SPEED    := .venv-speed
 # The database server of the tests, which Debian keeps out of PATH, and a pooler before it.
 DATABASE := initdb:postgresql pgbouncer
 # What tests need besides Python: a command, or a command and the Debian package that contains it.
-TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl $(DATABASE)
+TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl strace $(DATABASE)
 # What the recipes are tested with besides (tests/clients).
 # Debian 12 has a cargo that is too old, and a newer one for browsers.
 PEOPLE   := cadaver cargo:$(if $(shell grep -s bookworm /etc/os-release),cargo-web,cargo) chromium docker-registry git-lfs \
@@ -55,7 +55,8 @@ COMPILED_TESTS ?= tests/unit/gateway tests/fuzz tests/e2e/test_build.py tests/e2
                   $(foreach module,request_reading target,tests/unit/core/request/test_$(module).py tests/property/test_core_$(module).py)
 
 # Tests of single modules that start processes by the dozen, which `make test` alone runs.
-STARTING := tests/contract/test_crash.py tests/contract/test_disk.py tests/unit/authority/test_process.py tests/unit/bench \
+STARTING := tests/contract/test_crash.py tests/contract/test_crash_points.py tests/contract/test_disk.py \
+            tests/unit/authority/test_process.py tests/unit/bench \
             $(foreach module,quickstart serve whoami,tests/unit/cli/commands/test_$(module).py) tests/unit/supervisor/test_secrets.py
 
 .DEFAULT_GOAL := help
@@ -101,10 +102,11 @@ ingress: system install $(BACKENDS)/.ready  ## Write what is generated in config
 		--deselect tests/e2e/ingress/test_matrix.py::test_the_page_has_the_matrix_of_the_suite
 
 soak: TOOLS += wrk
-soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind
+soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind, a crash at each system call
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
 	@PATGATE_TEST_ROUNDS=1000 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/e2e/test_freshness.py
+	@PATGATE_TEST_EVERY_CALL=1 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/contract/test_crash_points.py
 
 # Not in CI: the fuzzer has wheels for x86-64 Linux only. Its findings become seeds, which `make test` runs.
 # The compiled package is fuzzed second: it reports no coverage, and begins with the findings of the first run.

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "policy": "proxy.cli.commands.policy:policy",
     "explain": "proxy.cli.commands.explain:explain",
     "audit": "proxy.cli.commands.audit:audit",
+    "store": "proxy.cli.commands.store:store",
     "routes": "proxy.cli.commands.routes:routes",
     "nodes": "proxy.cli.commands.nodes:nodes",
     "doctor": "proxy.cli.commands.doctor:doctor",

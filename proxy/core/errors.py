@@ -9,6 +9,7 @@
     │   ├── StoreNewerSchema        a newer patgate wrote the store
     │   ├── StoreBehind             the store's epoch is lower than one seen before
     │   ├── NoStore                 the data directory has no store
+    │   ├── CopyRefused             the store cannot be copied into this database
     │   ├── DataDirBusy             another patgate uses the data directory
     │   ├── DataDirLost             the data directory was removed while in use
     │   └── WrongKey                the store belongs to another secret key
@@ -116,6 +117,16 @@ class StoreBehind(StoreError):
     """The store's epoch went backwards: an older store was restored."""
 
     origin = Origin.OPERATOR
+
+
+class CopyRefused(StoreError):
+    """The store cannot be copied as it is, or not into this database. ``problems`` are the places, one line each."""
+
+    origin = Origin.OPERATOR
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__(message)
 
 
 class NoStore(StoreError):

@@ -22,6 +22,7 @@ LONGEST: Final = (
     "tests/threats/test_s14_data_directory.py",
     "tests/e2e/test_signals.py",
     "tests/unit/cli/commands/test_serve.py",
+    "tests/contract/test_crash_points.py",
     "tests/contract/test_disk.py",
     "tests/e2e/test_reload.py",
     "tests/e2e/test_schemathesis.py",

@@ -190,6 +190,8 @@ class SqliteDatabase:
             await self._kept_open.exec_driver_sql("SELECT count(*) FROM sqlite_master")
             await self._kept_open.rollback()
         self._position = sqlite_wal.WalPosition(self._path)
+        # SQLite does it too, with the first sync of a new log, and ignores an error.
+        await asyncio.to_thread(sqlite_wal.sync_names, self._path)
 
     async def close(self) -> None:
         """Close the readers, then the writer, which checkpoints. Raises StoreUnavailable."""

@@ -105,6 +105,23 @@ def rewrite(log: Path) -> bool:
     return True
 
 
+def sync_names(database: Path) -> None:
+    """Sync the directory, so that a power cut does not take a new log's name, and with it every commit.
+
+    Raises StoreUnavailable.
+    """
+    try:
+        descriptor = os.open(database.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the directory of the store's file {database} cannot be synced: {error.strerror}"
+        ) from error
+
+
 class WalPosition:
     """The opened files of a database. Created while SQLite has both files open; closed with ``close`` after it."""
 

@@ -32,6 +32,7 @@ NEEDED["patgate token delete"] = ["abcdefghijkl"]
 NEEDED["patgate audit"] = []
 NEEDED["patgate key create"] = ["--org", "lab", "--name", "ci", "--role", "viewer"]
 NEEDED["patgate key attach"] = ["abcdefghijkl", "lab=things:read"]
+NEEDED["patgate store copy"] = ["--to", "postgresql://patgate@127.0.0.1:1/patgate"]
 VALUES = {"email": "a@example.org", "role": "admin", "org": "lab", "name": "x", "permissions": "things:read"}
 
 
