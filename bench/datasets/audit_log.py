@@ -58,6 +58,7 @@ def fill_log(filled: Filled, *, events: int, seed: int) -> Logged:
     ):
         insert(connection, "audit_events", _COLUMNS, made.rows())
         chain = (1, 0, "", made.number, made.hash)
+        connection.execute("DELETE FROM audit_chain")  # the row of the empty log
         insert(connection, "audit_chain", "id base_n base_hash head_n head_hash", [chain])
         _changes(connection, made.epoch, filled.now)
     some = rng.sample(filled.tokens, min(_SAMPLES, len(filled.tokens)))

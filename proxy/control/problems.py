@@ -23,6 +23,7 @@ from proxy.core.errors import (
     Conflict,
     DataDirLost,
     Forbidden,
+    InDoubt,
     Invalid,
     NotFound,
     OutcomeUnknown,
@@ -57,7 +58,8 @@ _KINDS: Final[Mapping[type[PatgateError], ProblemKind]] = MappingProxyType(
         Unauthenticated: ProblemKind(
             status=401, reason="invalid_token", title="Token not accepted", challenge=Challenge.INVALID_TOKEN
         ),
-        # Before its base class.
+        # Each before its base class.
+        InDoubt: ProblemKind(status=503, reason="in_doubt", title="It is in doubt whether this was done"),
         OutcomeUnknown: ProblemKind(
             status=503, reason="outcome_unknown", title="It is not known whether this was done"
         ),

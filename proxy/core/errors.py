@@ -5,6 +5,7 @@
     ├── StoreError
     │   ├── StoreUnavailable        the database does not answer or cannot write (retryable)
     │   │   └── OutcomeUnknown      it is unknown whether a change is stored, until the disk works again
+    │   │       └── InDoubt         the same in a store with several writers, for this change alone
     │   ├── StoreNewerSchema        a newer patgate wrote the store
     │   ├── StoreBehind             the store's epoch is lower than one seen before
     │   ├── NoStore                 the data directory has no store
@@ -99,6 +100,10 @@ class OutcomeUnknown(StoreUnavailable):
     """A change was neither acknowledged nor rolled back: it may or may not be in force after the next start."""
 
     retryable = False
+
+
+class InDoubt(OutcomeUnknown):
+    """The connection was lost while a change was committed, and no answer says whether it is stored."""
 
 
 class StoreNewerSchema(StoreError):

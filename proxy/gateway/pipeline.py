@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from proxy.core.identity import IdentityOutputs
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.cors import CorsPolicy, CorsRequest
@@ -39,7 +40,7 @@ from proxy.observe import defects
 from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 
 # A call through the module, ``time.x()``, costs twice as much.
-_now_ns: Final = time.monotonic_ns
+_now_ns: Final = boottime_ns
 # Looking a member up in its enumeration costs more than the comparison with it.
 _TOKEN: Final = Access.TOKEN
 

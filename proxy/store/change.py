@@ -21,8 +21,8 @@ from proxy.store.accounts.invitations import InvitationsTable
 from proxy.store.accounts.orgs import OrgsTable
 from proxy.store.accounts.roles import RolesTable
 from proxy.store.accounts.users import MembersTable, UsersTable
-from proxy.store.audit import chain
 from proxy.store.audit.chain import Appended, Event, Occurred
+from proxy.store.audit.log import AuditLog
 from proxy.store.audit.queries import AuditQueries
 from proxy.store.audit.reports import ReportsTable
 from proxy.store.idempotency import Idempotency
@@ -109,13 +109,13 @@ class Change(Rows):
             raise RuntimeError("a change names the keys it touched and records an audit event")
         return not self.keys
 
-    async def record(self, epoch: int) -> tuple[Appended, ...]:
-        """Write the change row and the audit events under this epoch; the commit is the caller's."""
-        await feed.append(self.connection, epoch, tuple(self.keys), self.now)
+    async def record(self, number: int, mark: bytes, log: AuditLog) -> tuple[Appended, ...]:
+        """Write the audit events and the change row under this number; the commit is the caller's."""
         actor = (self.actor.kind.value, self.actor.id, self.actor.name)
         events = [Occurred(event=event, actor=actor, at=self.now) for event in self._events]
         appended = []
         for start in range(0, len(events), _EVENT_BATCH):
             some = events[start : start + _EVENT_BATCH]
-            appended.append(await chain.append_many(self.connection, some, epoch=epoch))
+            appended.append(await log.append(self.connection, some, epoch=number))
+        await feed.append(self.connection, number, mark, tuple(self.keys), self.now)
         return tuple(one for one in appended if one is not None)

@@ -1,33 +1,70 @@
 """The numbered change feed: the one channel by which caches learn which grants to drop.
 
-A row is one committed change; the greatest number is the epoch. Numbers are assigned under the writer's lock, so they
-are in the order of the commits, without gaps.
+A row is one committed change; the greatest number is the epoch. The *head* is one row with the newest number and its
+mark. Each change locks the head first, so numbers are in the order of the commits, without gaps, however many processes
+write. The mark, 16 random bytes, tells a writer whose commit is in doubt whether its own change is stored.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.core.errors import StoreUnavailable
 from proxy.store import tables
 from proxy.store.engine import Prepared
 from proxy.store.records import Changes
+from proxy.store.sql.expressions import History
 
-_EPOCH = sa.select(sa.func.coalesce(sa.func.max(tables.changes.c.epoch), 0))
+_C, _H = tables.changes, tables.change_head
+_HEAD_ID: Final = 1
+MARK_BYTES: Final = 16
+
+_EPOCH = sa.select(sa.func.coalesce(sa.func.max(_C.c.epoch), 0))
 EPOCH_QUERY = Prepared(_EPOCH)
-_FIRST = sa.select(sa.func.coalesce(sa.func.min(tables.changes.c.epoch), 0))
+_FIRST = sa.select(sa.func.coalesce(sa.func.min(_C.c.epoch), 0))
+_HEAD = sa.select(_H.c.n, _H.c.mark).where(_H.c.id == _HEAD_ID)
+_LOCK = _HEAD.add_columns(History()).with_for_update(of=_H)
+_MARKED = sa.select(_C.c.mark).where(_C.c.epoch == sa.bindparam("number"))
+
+# One statement, so one snapshot on every database: the number, the oldest change that is kept, and the changes.
+_NOW = sa.select(_EPOCH.scalar_subquery().label("now"), _FIRST.scalar_subquery().label("first")).subquery("kept")
+_KNOWN, _MOST = sa.bindparam("known", type_=sa.BigInteger), sa.bindparam("most", type_=sa.BigInteger)
 _SINCE = (
-    sa.select(tables.changes.c.touched)
-    .where(tables.changes.c.epoch > sa.bindparam("since"))
-    .order_by(tables.changes.c.epoch)
-    .limit(sa.bindparam("most"))
+    sa.select(_NOW.c.now, _NOW.c.first, _C.c.touched)
+    .select_from(
+        _NOW.outerjoin(
+            _C,
+            sa.and_(_C.c.epoch > _KNOWN, _C.c.epoch <= _NOW.c.now, _NOW.c.now <= _KNOWN + _MOST),
+        )
+    )
+    .order_by(_C.c.epoch)
 )
 
 KEPT: Final = 100_000
 """Change rows that pruning keeps: ten times as many as a reader gets listed (``store.store.CHANGES_LIMIT``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The number of the newest change, 0 before the first, and its mark.
+
+    ``history`` says which history of changes it belongs to (``expressions.History``); "" if that was not asked for.
+    """
+
+    n: int
+    mark: bytes
+    history: str = ""
+
+
+def new_mark() -> bytes:
+    """A mark that no other change has."""
+    return os.urandom(MARK_BYTES)
 
 
 async def epoch(connection: AsyncConnection) -> int:
@@ -35,21 +72,48 @@ async def epoch(connection: AsyncConnection) -> int:
     return int((await connection.execute(_EPOCH)).scalar_one())
 
 
-async def append(connection: AsyncConnection, number: int, keys: Sequence[str], at: float) -> None:
-    """Add the change with this number, the keys it touched and its time (unix seconds)."""
-    await connection.execute(tables.changes.insert().values(epoch=number, touched=list(keys), at=at))
+async def head(connection: AsyncConnection) -> Head:
+    """The head, without a lock."""
+    return await _head(connection, _HEAD)
+
+
+async def lock_head(connection: AsyncConnection) -> Head:
+    """The head and its history, locked until the transaction ends; waits for the one who has it.
+
+    The first statement of each change. A database with a single writer needs no lock, and only reads. Raises
+    StoreUnavailable.
+    """
+    return await _head(connection, _LOCK)
+
+
+async def _head(connection: AsyncConnection, query: sa.Select[*tuple[Any, ...]]) -> Head:
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise StoreUnavailable("the store cannot be used: the row of its newest change is missing")
+    return Head(int(row[0]), bytes(row[1]), *row[2:])
+
+
+async def append(connection: AsyncConnection, number: int, mark: bytes, keys: Sequence[str], at: float) -> None:
+    """Add the change with this number and mark, the keys it touched and its time (unix seconds), and move the head."""
+    await connection.execute(_C.insert().values(epoch=number, mark=mark, touched=list(keys), at=at))
+    await connection.execute(_H.update().where(_H.c.id == _HEAD_ID).values(n=number, mark=mark))
+
+
+async def has(connection: AsyncConnection, number: int, mark: bytes) -> bool:
+    """Whether the change with this number has this mark."""
+    found = (await connection.execute(_MARKED, {"number": number})).scalar_one_or_none()
+    return found is not None and bytes(found) == mark
 
 
 async def since(connection: AsyncConnection, known: int, limit: int) -> Changes:
-    """The distinct keys touched after epoch ``known``, oldest first, of at most ``limit`` changes, over a snapshot."""
-    now = await epoch(connection)
+    """The distinct keys touched after epoch ``known``, oldest first, of at most ``limit`` changes, in one statement."""
+    rows = (await connection.execute(_SINCE, {"known": known, "most": limit})).all()
+    now, first = int(rows[0].now), int(rows[0].first)
     if known == now:
         return Changes(epoch=now, keys=(), complete=True)
-    first = int((await connection.execute(_FIRST)).scalar_one())
     if known > now or now - known > limit or known + 1 < first:
         return Changes(epoch=now, keys=(), complete=False)
-    rows = (await connection.execute(_SINCE, {"since": known, "most": limit})).scalars()
-    keys = dict.fromkeys(key for row in rows for key in row)
+    keys = dict.fromkeys(key for row in rows for key in row.touched or ())
     return Changes(epoch=now, keys=tuple(keys), complete=True)
 
 
@@ -57,5 +121,5 @@ async def prune(connection: AsyncConnection, limit: int, *, kept: int = KEPT) ->
     """Delete the oldest changes, at most ``limit``, down to the newest ``kept``. Returns how many were deleted."""
     first = int((await connection.execute(_FIRST)).scalar_one())
     last = min(first + limit - 1, await epoch(connection) - kept)
-    done = await connection.execute(tables.changes.delete().where(tables.changes.c.epoch <= last))
+    done = await connection.execute(_C.delete().where(_C.c.epoch <= last))
     return done.rowcount

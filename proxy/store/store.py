@@ -3,62 +3,45 @@
 Rules:
 
 1. Opening migrates an older schema, and refuses a newer one and a key other than the one the store was created with.
-2. Every mutation goes through ``change``; the only other writes are ones that no decision depends on.
-3. ``on_commit`` is called once a change is durable, in the order of the epochs, while the writer is still held: it must
-   not start a change itself. A change whose announcement failed is announced before the next begins.
-4. A change whose outcome is unknown is announced too, under its number: everything that depends on a key it touched is
-   ``in_doubt`` until the log is settled, and must be refused. Then rows without effect take its number, so that no
-   number ever means two changes, and the next number, which tells caches to drop what was refused in doubt.
+2. Every mutation goes through ``change``; the only other writes are ones that no decision depends on (``writing``).
+3. How a change is numbered, committed and made known is the recording's: ``recording`` for a store with one writer,
+   ``shared_recording`` for one with several.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
-from proxy.core.model import Actor, ActorKind
+from proxy.core.errors import StoreUnavailable, WrongKey
+from proxy.core.model import Actor
 from proxy.store import dialects, feed, grants, migrate, store_info
-from proxy.store.audit import chain, request_events
-from proxy.store.audit.chain import Appended, ChainVerification, Event, Mark, Occurred, Outdated
+from proxy.store.audit.chain import ChainVerification, Mark, Occurred, Outdated
+from proxy.store.audit.log import AuditLog
 from proxy.store.audit.reports import Report, ReportsTable
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
-from proxy.store.engine import undisturbed
+from proxy.store.nodes import history
+from proxy.store.nodes.records import AcceptedBy
+from proxy.store.recording import CHANGES_LIMIT, LocalRecording, OnCommit, Recording
 from proxy.store.records import Changes, GrantRows
+from proxy.store.shared_recording import SharedRecording
 from proxy.store.tokens import usage
 from proxy.store.tokens.usage import Use
-
-OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
-OnDoubt = Callable[[int], None]
-
-CHANGES_LIMIT: Final = 10_000
-"""A reader further behind than this gets no list of changes: dropping its whole cache is cheaper."""
-VERIFY_PAGE: Final = 100
-"""Audit events checked in one piece: 4 ms in which nothing else runs."""
+from proxy.store.upkeep import batches, chores
+from proxy.store.upkeep.batches import Batch
+from proxy.store.upkeep.writing import written
 
 _PRUNE_BATCH: Final = 500
 """Rows in one transaction of pruning: others wait some milliseconds for the writer."""
-
-
-_VOID: Final = "account.store.void"
-_STORE: Final = (ActorKind.SYSTEM.value, "store", "store")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Doubt:
-    """A change that may or may not be stored: the number that it was announced under, and the keys it touched."""
-
-    number: int
-    keys: frozenset[str]
+_WRITER_KEPT_SECONDS: Final = 7 * 86400.0
+"""How long a writer may be without an answer about its last batch and still be recognised (``batches``)."""
 
 
 async def _announce_nothing(_epoch: int, _keys: Sequence[str]) -> None:
@@ -69,21 +52,45 @@ def _no_doubt(_number: int) -> None:
     return None
 
 
+async def _known_at_once(_number: int, _since: int) -> None:
+    return None
+
+
+def _admit_all() -> None:
+    return None
+
+
 class Store:
     """An open store. Created by ``Store.open``; closed by ``close``."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, notify: bool = True) -> None:
         self._database = database
-        self._announced = 0
-        self._head = Mark(n=0, hash="")
-        self._lost: Mark | None = None
-        """An event that this process wrote and that was gone from the end of the log when it wrote the next one."""
         self.store_id = ""
         self.on_commit: OnCommit = _announce_nothing
-        """Called with the new epoch and the keys touched since the last call, before a change is acknowledged."""
-        self.on_doubt: OnDoubt = _no_doubt
-        """Called with the number of a change before it is announced in doubt, and with 0 once that has ended."""
-        self._doubt: Doubt | None = None
+        """Called with the new epoch and the keys touched since the last call, before a change is acknowledged.
+
+        Never called for a shared store: there the one who follows the head announces.
+        """
+        self.on_doubt: Callable[[int], None] = _no_doubt
+        """Called with the number of a change before it is announced in doubt, and with 0 once that has ended.
+
+        Never called for a shared store.
+        """
+        self.known: Callable[[int, int], Awaitable[None]] = _known_at_once
+        """Returns when every node knows the change with this number, or can no longer serve without it.
+
+        The second argument is CLOCK_BOOTTIME in nanoseconds after the end of the transaction that saw the number.
+        Called for a shared store only, after each change, also one that had nothing to do or was refused, and after
+        each ``read``: the answer waits for it, and nothing is locked meanwhile.
+        """
+        self.admit: Callable[[], None] = _admit_all
+        """Called before a change of a shared store, and again when it has the lock; raises PatgateError to refuse."""
+        self._audit = AuditLog(database, lambda: self._recording.acknowledged)
+        self._recording: Recording = (
+            SharedRecording(database, self._audit, self, notify=notify)
+            if database.shared
+            else LocalRecording(database, self._audit, self)
+        )
 
     @classmethod
     async def open(
@@ -93,14 +100,17 @@ class Store:
         key_fingerprint: str,
         on_commit: OnCommit | None = None,
         readers: int = 4,
+        notify: bool = True,
     ) -> Store:
         """Open the database at ``url`` (``address.store_url``); create or migrate it if needed.
+
+        ``notify``: changes wake those who listen for them, if the database can do that.
 
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey if ``key_fingerprint`` (``services.derived_secrets``) is
         not the one that the store was created with.
         """
         database = dialects.of_url(url).database(url, readers=readers)
-        store = cls(database)
+        store = cls(database, notify=notify)
         if on_commit is not None:
             store.on_commit = on_commit
         try:
@@ -108,8 +118,8 @@ class Store:
             async with store._database.write() as connection:
                 await migrate.run(connection)
                 store.store_id = await _identify(connection, key_fingerprint)
-                store._announced = await feed.epoch(connection)
-                store._head = await chain.head(connection)
+                await store._recording.begin(connection)
+                await store._audit.begin(connection)
                 await store._database.commit(connection)
         except StoreUnavailable as error:
             await store.close()
@@ -126,8 +136,12 @@ class Store:
         """Close every connection, the writer last. No call may be running any more."""
         await self._database.close()
 
-    @asynccontextmanager
-    async def change(self, actor: Actor, now: float | None = None) -> AsyncIterator[Change]:
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may change the store too."""
+        return self._database.shared
+
+    def change(self, actor: Actor, now: float | None = None) -> AbstractAsyncContextManager[Change]:
         """One mutation by ``actor`` at ``now`` (unix seconds; by default the current time).
 
         Leaving the block commits and announces it; an exception undoes all of it.
@@ -135,20 +149,12 @@ class Store:
         Raises Conflict and StoreUnavailable, with nothing changed; OutcomeUnknown if it may or may not be stored; and
         DataDirLost if the store's files are gone. Nothing is acknowledged then.
         """
-        async with self._database.write() as connection:
-            await self._catch_up(connection)
-            change = Change(connection, actor, time.time() if now is None else now)
-            yield change
-            if change.empty:
-                # What the caller read, and is about to report, only holds if the files are still in place.
-                self._database.require_in_place()
-            else:
-                await undisturbed(self._finish(change), name="store-change")
+        return self._recording.change(actor, time.time() if now is None else now)
 
     @property
     def in_doubt(self) -> frozenset[str]:
         """The keys that a change of unknown outcome has touched; usually none."""
-        return frozenset() if self._doubt is None else self._doubt.keys
+        return self._recording.in_doubt
 
     def when_lost(self, call: Callable[[], None]) -> None:
         """Register a call for the moment when a change finds the store's files gone."""
@@ -160,93 +166,46 @@ class Store:
 
     async def settle(self) -> None:
         """Settle a change of unknown outcome, if there is one and the disk permits. Raises as ``change`` does."""
-        if self._doubt is not None or not self._database.settled:
-            async with self._database.write() as connection:
-                await self._catch_up(connection)
+        await self._recording.settle()
 
     async def skip_to(self, epoch: int) -> None:
         """Use up the numbers up to ``epoch``, at start: a change that was announced in doubt is not stored.
 
         Raises as ``change`` does.
         """
-        async with self._database.write() as connection:
-            voided = [
-                await _void(connection, number, ()) for number in range(await feed.epoch(connection) + 1, epoch + 1)
-            ]
-            await self._database.commit(connection)
-        for one in voided:
-            self._logged(one)
-        self._announced = max(self._announced, epoch)
+        await self._recording.skip_to(epoch)
 
-    async def _catch_up(self, connection: AsyncConnection) -> None:
-        """Announce what is stored but was not announced. The log is settled here: what is read is what is stored."""
-        if self._doubt is not None:
-            await undisturbed(self._end_doubt(connection, self._doubt), name="store-doubt")
-        elif await feed.epoch(connection) != self._announced:
-            # An earlier change could not be announced. Caches must learn of it before a retry is answered, even if
-            # that answer is "nothing to do" or "not found".
-            await undisturbed(self._announce(connection), name="store-announce")
+    async def begin_history(self) -> None:
+        """Forget what this process remembers of the store: another history of it was accepted.
 
-    async def _end_doubt(self, connection: AsyncConnection, doubt: Doubt) -> None:
-        keys = sorted(doubt.keys)
-        after = await feed.epoch(connection) + 1
-        voided = [await _void(connection, number, keys) for number in range(after, doubt.number + 2)]
-        try:
-            await self._database.commit(connection)
-        except OutcomeUnknown as error:
-            raise StoreUnavailable("the store cannot be used now because the disk fails") from error
-        for one in voided:
-            self._logged(one)
-        await connection.begin()
-        self._doubt = None
-        self.on_doubt(0)
-        await self._notify(doubt.number + 1, keys)
-
-    async def _announce(self, connection: AsyncConnection) -> None:
-        last = await feed.epoch(connection)
-        await self.on_commit(last, (await feed.since(connection, self._announced, CHANGES_LIMIT)).keys)
-        self._announced = last
-
-    async def _finish(self, change: Change) -> None:
-        epoch = self._announced + 1
-        appended = await change.record(epoch)
-        keys = tuple(change.keys)
-        try:
-            await self._database.commit(change.connection)
-        except OutcomeUnknown:
-            self._doubt = Doubt(number=epoch, keys=frozenset(keys))
-            self.on_doubt(epoch)
-            await self._notify(epoch, keys)
-            raise
-        except DBAPIError:
-            # The log is settled. Its content decides, not the error that the commit raised.
-            await change.connection.begin()
-            if await feed.epoch(change.connection) != epoch:
-                raise
-        for one in appended:
-            self._logged(one)
-        await self._notify(epoch, keys)
-
-    async def _notify(self, epoch: int, keys: Sequence[str]) -> None:
-        try:
-            await self.on_commit(epoch, keys)
-        except Exception as error:
-            raise OutcomeUnknown("the change is stored, but could not be announced yet") from error
-        self._announced = epoch
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[Rows]:
-        """The repositories over one snapshot."""
+        Raises StoreUnavailable.
+        """
         async with self._database.snapshot() as connection:
-            yield Rows(connection)
+            await self._recording.begin(connection)
+            await self._audit.begin(connection)
+
+    async def start_over(self, seen: int) -> None:
+        """Continue the numbers of changes above ``seen``, and forget all earlier ones (``nodes.history.start_over``).
+
+        Raises StoreUnavailable.
+        """
+        await written(self._database, lambda connection: history.start_over(connection, seen))
+        await self.begin_history()
+
+    async def record_creation(self, place: str) -> None:
+        """Record the history that a new store is in. Raises StoreUnavailable, and Conflict if another node does it."""
+        await written(self._database, lambda connection: history.accept(connection, place, AcceptedBy.CREATION))
+
+    def read(self) -> AbstractAsyncContextManager[Rows]:
+        """The repositories over one snapshot, for an answer to somebody: waits for ``known`` at the end."""
+        return self._recording.read()
 
     async def resolve(self, token_ids: Sequence[str]) -> GrantRows:
         """Everything that decides about these tokens (at least one), and the epoch it is as of.
 
         One statement, so one snapshot.
         """
-        found = await grants.read(self._database, token_ids)
-        return found if self._doubt is None else replace(found, as_of=self._as_announced(found.as_of))
+        return self._recording.as_announced(await grants.read(self._database, token_ids))
 
     async def epoch(self) -> int:
         """The number of the last committed change."""
@@ -255,124 +214,92 @@ class Store:
 
     async def changes_since(self, epoch: int, limit: int = CHANGES_LIMIT) -> Changes:
         """The keys touched after ``epoch``; ``complete`` is false if they cannot be listed."""
-        async with self._database.snapshot() as connection:
-            found = await feed.since(connection, min(epoch, await feed.epoch(connection)), limit)
-            if (doubt := self._doubt) is None or self._as_announced(found.epoch) == found.epoch:
-                return found if epoch <= found.epoch else replace(found, complete=False)
-            return replace(found, epoch=doubt.number, keys=(*found.keys, *doubt.keys))
-
-    def _as_announced(self, epoch: int) -> int:
-        """The number to report for a state: while a change is in doubt, the state before it has its number."""
-        doubt = self._doubt
-        return doubt.number if doubt is not None and epoch == doubt.number - 1 else epoch
+        return await self._recording.changes_since(epoch, limit)
 
     async def token_hash(self, token_id: str) -> str | None:
         """The slow hash of a token's value; ``None`` for an unknown token."""
-        async with self.read() as rows:
-            return await rows.tokens.hash(token_id)
+        async with self._database.snapshot() as connection:
+            return await Rows(connection).tokens.hash(token_id)
 
     async def write_digest(self, token_id: str, digest: bytes, *, expected_hash: str) -> bool:
         """Store the digest of a verified value; false if its hash has been replaced meanwhile.
 
         No change row: the digest is a cache of the hash, so it allows nothing that was not allowed before.
         """
-        async with self._database.write() as connection:
-            written = await Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
-            await self._database.commit(connection)
-            return written
+        return await written(
+            self._database, lambda connection: Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
+        )
 
-    async def add_uses(self, uses: Sequence[Use]) -> None:
-        """Add to the usage of tokens, in one transaction; no change row, since no decision depends on it."""
-        async with self._database.write() as connection:
-            await usage.add(connection, uses)
-            await self._database.commit(connection)
+    async def add_uses(self, uses: Sequence[Use], batch: Batch | None = None) -> None:
+        """Add to the usage of tokens, in one transaction; nothing if ``batch`` is stored already.
 
-    async def add_reports(self, reports: Sequence[Report]) -> None:
-        """Add to the counts of requests that report-only routes would have refused, in one transaction."""
-        async with self._database.write() as connection:
-            await ReportsTable(connection).add(reports)
-            await self._database.commit(connection)
+        No change row, since no decision depends on it.
+        """
+        await self._add(batch, lambda connection: usage.add(connection, uses))
 
-    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
-        """Append request events to the audit log, all or none; ``again`` repeats an attempt of unknown outcome."""
-        async with self._database.write() as connection:
-            if again and await request_events.holds(connection, events):
-                return
-            appended = await request_events.append(connection, events)
-            await self._database.commit(connection)
-            self._logged(appended)
+    async def add_reports(self, reports: Sequence[Report], batch: Batch | None = None) -> None:
+        """Add to the counts of requests that report-only routes would have refused; nothing if stored already."""
+        await self._add(batch, lambda connection: ReportsTable(connection).add(reports))
+
+    async def _add(self, batch: Batch | None, add: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            if batch is None or await batches.begin(connection, batch, time.time()):
+                await add(connection)
+
+        await written(self._database, work)
+
+    async def append_requests(self, events: Sequence[RequestEvent], batch: Batch | None = None) -> None:
+        """Append request events to the audit log, all or none; nothing if ``batch`` is stored already."""
+        await self._audit.append_requests(events, batch, time.time())
 
     async def mark_notified(self, given: Sequence[tuple[str, float, int]]) -> None:
         """Record which expiry notices were sent (``ExpiringTokens.mark``). No decision depends on it."""
-        async with self._database.write() as connection:
-            await Rows(connection).expiring_tokens.mark(given)
-            await self._database.commit(connection)
+        await written(self._database, lambda connection: Rows(connection).expiring_tokens.mark(given))
+
+    async def claim(self, names: Sequence[str], node: str, seconds: float) -> frozenset[str]:
+        """Claim these tasks for ``node`` for so many seconds; returns those that it has now (``chores.claim``)."""
+        alone = not self._database.shared
+        return await written(
+            self._database, lambda connection: chores.claim(connection, names, node, seconds, alone=alone)
+        )
+
+    async def give_up(self, names: Sequence[str], node: str) -> None:
+        """End the claims of ``node`` on these tasks."""
+        await written(self._database, lambda connection: chores.give_up(connection, names, node))
 
     async def prune(self, now: float) -> None:
         """Delete old change rows and list expired tokens as expired, a few rows in each transaction.
 
         No decision depends on either, so there is no change row. ``now`` in unix seconds.
         """
-        steps: tuple[Callable[[Rows], Awaitable[int]], ...] = (
-            lambda rows: feed.prune(rows.connection, _PRUNE_BATCH),
-            lambda rows: rows.tokens.file_expired(now, _PRUNE_BATCH),
+        steps: tuple[Callable[[AsyncConnection], Awaitable[int]], ...] = (
+            lambda connection: feed.prune(connection, _PRUNE_BATCH),
+            lambda connection: Rows(connection).tokens.file_expired(now, _PRUNE_BATCH),
+            lambda connection: batches.forget(connection, now - _WRITER_KEPT_SECONDS, _PRUNE_BATCH),
+            lambda connection: chores.forget(connection, _PRUNE_BATCH),
         )
         for step in steps:
-            done = _PRUNE_BATCH
-            while done >= _PRUNE_BATCH:
-                async with self._database.write() as connection:
-                    done = await step(Rows(connection))
-                    await self._database.commit(connection)
+            while await written(self._database, step) >= _PRUNE_BATCH:
+                pass
 
     async def verify_audit(
         self, after: Mark | None = None, expected: Mark | None = None, limit: int | None = None
     ) -> ChainVerification:
         """Verify the chain of audit events after ``after``: at least ``limit`` of them, or all (``chain.verify``)."""
-        events = 0
-        while True:
-            # Read before the snapshot begins, so that it contains them.
-            written, change = self._written, self._acknowledged
-            async with self._database.snapshot() as connection:
-                found = await chain.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
-            events += found.events
-            after = found.last
-            if found.done or (limit is not None and events >= limit):
-                return replace(found, events=events)
+        return await self._audit.verify(after, expected, limit)
 
     @property
     def audit_head(self) -> Mark:
-        """The newest event of the audit log that this process read at the start or has written since."""
-        return self._head
+        """The newest event of the audit log that this process knows (``AuditLog.head``)."""
+        return self._audit.head
 
     async def audit_tail_problem(self) -> str | None:
         """A problem with the end of the audit log, if any: a few reads, where ``verify_audit`` reads all of it."""
-        written, change = self._written, self._acknowledged
-        async with self._database.snapshot() as connection:
-            return await chain.tail_problem(connection, written=written, change=change)
-
-    @property
-    def _acknowledged(self) -> int:
-        """The number of the last change that is certainly stored: one in doubt may have no event."""
-        return self._announced if self._doubt is None else min(self._announced, self._doubt.number - 1)
-
-    @property
-    def _written(self) -> Mark | None:
-        return self._lost or (self._head if self._head.n else None)
-
-    def _logged(self, appended: Appended | None) -> None:
-        """Remember the newest event, now that it is committed, and an earlier one that turned out to be gone."""
-        if appended is None:
-            return
-        before = appended.before
-        # Another writer may have added events, and a failed commit may be stored after all; neither removes any.
-        if self._lost is None and (before.n < self._head.n or (before.n == self._head.n and before != self._head)):
-            self._lost = self._head
-        self._head = appended.head
+        return await self._audit.tail_problem()
 
     async def outdated_audit(self, before: float, now: float) -> Outdated:
         """The events that are older than ``before``; both times in unix seconds."""
-        async with self._database.snapshot() as connection:
-            return await chain.outdated(connection, before, now)
+        return await self._audit.outdated(before, now)
 
     async def trim_audit(self, through: int, limit: int, record: Occurred | None = None) -> int:
         """Append ``record``, then remove the oldest events up to number ``through``, at most ``limit``.
@@ -380,20 +307,7 @@ class Store:
         Returns how many were removed. No change row: no decision depends on the log. Raises Conflict if the chain is
         broken there.
         """
-        async with self._database.write() as connection:
-            appended = None if record is None else await chain.append_many(connection, (record,))
-            removed = await chain.trim(connection, through, limit)
-            await self._database.commit(connection)
-            self._logged(appended)
-            return removed
-
-
-async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -> Appended | None:
-    """Store a change without effect under this number, which was announced for a change that is not stored."""
-    at = time.time()
-    await feed.append(connection, number, keys, at)
-    event = Event(action=_VOID, target_kind="store", target_id="", details={"change": number})
-    return await chain.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
+        return await self._audit.trim(through, limit, record)
 
 
 async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:

@@ -241,14 +241,16 @@ changes = sa.Table(
     sa.Column("mark", sa.LargeBinary),
 )
 
-# The number and the mark of the newest change, in one row. Whoever makes a change locks the row first, so numbers are
-# in the order of the commits (docs/consistency.md).
+# The number and the mark of the newest change, in one row. A change locks the row first, so numbers are in the order of
+# the commits (docs/consistency.md). ``lease_bound`` is the longest lease that a node may have, in seconds; 0 before the
+# first node.
 change_head = sa.Table(
     "change_head",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("n", sa.BigInteger, nullable=False),
     sa.Column("mark", sa.LargeBinary, nullable=False),
+    sa.Column("lease_bound", sa.Double, nullable=False, server_default="0"),
 )
 
 # One row for each node that may serve from its cache. ``renewals`` counts the renewals of its lease: a revoker deletes

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from proxy.core.errors import StoreUnavailable
 from proxy.store import tables
 from proxy.store.audit import reports
 from proxy.store.audit.chain import Event
@@ -16,6 +17,7 @@ from proxy.store.audit.queries import LogEntry, LogQuery, SortOrder
 from proxy.store.audit.reports import Report
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
+from proxy.store.upkeep.batches import Batches
 from tests.contract.kit import ADMIN, Kit, opened
 
 ONE, TWO, GONE = "a" * 12, "b" * 12, "c" * 12
@@ -218,16 +220,32 @@ async def test_many_events_make_one_chain_with_those_of_changes(kit: Kit) -> Non
     assert (checked.problem, checked.events) == (None, 503)
 
 
-async def test_events_whose_commit_was_in_doubt_are_not_appended_twice(kit: Kit) -> None:
-    events = [event("", "d1", proven=False), event("", "d2", proven=False)]
-    await kit.store.append_requests(events, again=True)
-    await kit.store.append_requests(events, again=True)
+async def test_a_batch_whose_commit_was_in_doubt_is_not_stored_twice(kit: Kit) -> None:
+    events, uses, reports = Batches(), Batches(), Batches()
+    for _ in range(2):
+        await kit.store.append_requests([event("", "d1", proven=False), event("", "d2", proven=False)], events.current)
+        await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")], uses.current)
+        await kit.store.add_reports([report(count=4)], reports.current)
     assert len(await log(kit)) == 2
+    assert (await usage(kit))[ONE][2] == 3
+    assert [one.count for one in await reported(kit)] == [4]
 
 
-async def test_patgates_own_events_are_not_appended_twice_either(kit: Kit) -> None:
-    one = event("", "", proven=False)
-    await kit.store.append_requests([replace(one, at=5.0)], again=True)
-    await kit.store.append_requests([replace(one, at=5.0)], again=True)
-    await kit.store.append_requests([replace(one, at=6.0)], again=True)
-    assert len(await log(kit)) == 2
+async def test_the_next_batch_is_stored_and_the_one_before_it_is_not_any_more(kit: Kit) -> None:
+    batches = Batches()
+    first = batches.current
+    await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")], first)
+    batches.done()
+    await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")], batches.current)
+    await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")], first)
+    assert (await usage(kit))[ONE][2] == 6
+    await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")], Batches().current)
+    assert (await usage(kit))[ONE][2] == 9, "another writer has numbers of its own"
+
+
+async def test_a_batch_that_failed_is_stored_when_it_is_repeated(kit: Kit) -> None:
+    batch = Batches().current
+    with pytest.raises((OverflowError, StoreUnavailable)):
+        await kit.store.add_uses([Use(token_id=ONE, count=2**80, at=20.0, ip="::1")], batch)
+    await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")], batch)
+    assert (await usage(kit))[ONE][2] == 3

@@ -5,11 +5,12 @@ Rules of this module:
    link stays open.
 2. Bounded: at most ``EVENTS`` events, ``TOKENS`` tokens and ``REPORTS`` reports wait. Beyond that, new events and
    tokens are dropped, and dropped events are counted; new reports are summed by route and reason alone.
-3. One task writes, at most ``BATCH`` rows in a transaction, so that a change never waits for long. Events are written
-   every second, or as soon as a batch is full; uses and reports, which are sums, at most every ``SUMS_SECONDS``.
+3. One task writes, at most ``BATCH`` rows in a transaction, so that a change never waits for long; of events at most
+   ``events_at_once``, because those of several nodes wait for each other. Events are written every second, or as soon
+   as a batch is full; uses and reports, which are sums, at most every ``SUMS_SECONDS``.
 4. If the store cannot be used, writing is retried every second and the failure is logged once. A retry repeats the same
-   batch of events: the store may have written it after all, and recognises it by any one of them. A batch that
-   contradicts the store is dropped, so that it does not block all others.
+   batch under the same number: the store may have written it after all, and recognises it (``upkeep.batches``). A batch
+   that contradicts the store is dropped, so that it does not block all others.
 5. ``close`` writes the queue, within ``CLOSE_SECONDS``.
 """
 
@@ -21,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
@@ -36,11 +36,14 @@ from proxy.store.audit.chain import Event
 from proxy.store.audit.reports import Report
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
+from proxy.store.upkeep.batches import Batch, Batches
 
 EVENTS: Final = 20_000
 TOKENS: Final = 200_000
 REPORTS: Final = 10_000
 BATCH: Final = 500
+SHARED_EVENTS: Final = 100
+"""Events in one transaction of a store with several writers: all append to one chain, one after another."""
 EVENTS_SECONDS: Final = 1.0
 SUMS_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 3.0
@@ -56,16 +59,16 @@ class RequestStore(Protocol):
     Every method raises PatgateError after it has written nothing or, when the outcome is in doubt, everything.
     """
 
-    async def add_uses(self, uses: Sequence[Use]) -> None:
-        """Add to the tokens' uses."""
+    async def add_uses(self, uses: Sequence[Use], batch: Batch) -> None:
+        """Add to the tokens' uses, unless this batch is stored already."""
         ...
 
-    async def add_reports(self, reports: Sequence[Report]) -> None:
-        """Add to the report-only results."""
+    async def add_reports(self, reports: Sequence[Report], batch: Batch) -> None:
+        """Add to the report-only results, unless this batch is stored already."""
         ...
 
-    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
-        """Append audit events; ``again``: a retry of the same batch."""
+    async def append_requests(self, events: Sequence[RequestEvent], batch: Batch) -> None:
+        """Append audit events, unless this batch is stored already."""
         ...
 
 
@@ -73,6 +76,7 @@ class RequestRecorder:
     """Takes the workers' reports (``take``) and writes them between ``start`` and ``close``.
 
     ``events_seconds`` and ``sums_seconds``: how long events, and uses and reports, are collected before a write.
+    ``events_at_once``: the most events in one transaction.
     """
 
     def __init__(
@@ -83,18 +87,25 @@ class RequestRecorder:
         clock: Callable[[], float] = time.time,
         events_seconds: float = EVENTS_SECONDS,
         sums_seconds: float = SUMS_SECONDS,
+        events_at_once: int = BATCH,
     ) -> None:
         self._store = store
         self._counters = counters
         self._clock = clock
         self._events_seconds = events_seconds
         self._sums_seconds = sums_seconds
+        self._events_at_once = events_at_once
         self._events: deque[RequestEvent] = deque()
         self._tried = 0
         """Length of the failed batch at the front of the queue; 0 for none."""
         self._omitted = 0
         self._uses: dict[str, Use] = {}
         self._reports: dict[tuple[str, str, str, str], Report] = {}
+        self._tried_uses: list[Use] = []
+        self._tried_reports: list[Report] = []
+        """The failed batch, which is repeated as it is; empty for none."""
+        self._batches = (Batches(), Batches(), Batches())
+        """Of events, uses and reports. Each has its own numbers, because a failed one of another kind may wait."""
         self._full = asyncio.Event()
         self._stop = asyncio.Event()
         self._failing = False
@@ -103,7 +114,8 @@ class RequestRecorder:
     @property
     def waiting(self) -> int:
         """Number of events, tokens and reports that are not yet written."""
-        return len(self._events) + len(self._uses) + len(self._reports)
+        tried = len(self._tried_uses) + len(self._tried_reports)
+        return tried + len(self._events) + len(self._uses) + len(self._reports)
 
     def take(self, message: Message) -> None:
         """Take a message of the operation ``requests``, ``uses`` or ``reports``."""
@@ -158,8 +170,8 @@ class RequestRecorder:
         await asyncio.gather(writer, return_exceptions=True)
         if self._events:
             _log.warning("events of requests were not written", count=len(self._events))
-        if self._uses:
-            _log.warning("uses of tokens were not written", tokens=len(self._uses))
+        if uses := len(self._uses) + len(self._tried_uses):
+            _log.warning("uses of tokens were not written", tokens=uses)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -174,7 +186,7 @@ class RequestRecorder:
             last = self._stop.is_set()
             self._full.clear()
             await self._write_events()
-            if (self._uses or self._reports) and (loop.time() >= next_sums or last):
+            if self.waiting > len(self._events) and (loop.time() >= next_sums or last):
                 next_sums = loop.time() + self._sums_seconds
                 await self._write_uses()
                 await self._write_reports()
@@ -184,34 +196,36 @@ class RequestRecorder:
         while True:
             if self._omitted and not self._tried:
                 self._events.append(self._omission())
-            batch = list(islice(self._events, self._tried or BATCH))
-            if not batch:
+            rows = list(islice(self._events, self._tried or self._events_at_once))
+            if not rows:
                 return
-            if not await self._write(partial(self._store.append_requests, again=self._tried > 0), batch):
-                self._tried = len(batch)
+            if not await self._write(self._store.append_requests, rows, self._batches[0]):
+                self._tried = len(rows)
                 return
             self._tried = 0
-            for _ in batch:
+            for _ in rows:
                 self._events.popleft()
 
     async def _write_uses(self) -> None:
-        while uses := _first(self._uses):
-            if not await self._write(self._store.add_uses, uses):
-                for use in uses:
-                    self._add_use(use)
+        while uses := self._tried_uses or _first(self._uses):
+            self._tried_uses = uses
+            if not await self._write(self._store.add_uses, uses, self._batches[1]):
                 return
+            self._tried_uses = []
 
     async def _write_reports(self) -> None:
-        while reports := _first(self._reports):
-            if not await self._write(self._store.add_reports, reports):
-                for report in reports:
-                    self._add_report(report)
+        while reports := self._tried_reports or _first(self._reports):
+            self._tried_reports = reports
+            if not await self._write(self._store.add_reports, reports, self._batches[2]):
                 return
+            self._tried_reports = []
 
-    async def _write(self, write: Callable[[list[_Row]], Awaitable[None]], rows: list[_Row]) -> bool:
+    async def _write(
+        self, write: Callable[[list[_Row], Batch], Awaitable[None]], rows: list[_Row], batches: Batches
+    ) -> bool:
         """Write rows; false when they must be written again later, true when they are written or dropped."""
         try:
-            await write(rows)
+            await write(rows, batches.current)
         except StoreUnavailable as error:
             if not self._failing:
                 _log.error("events and usage of requests cannot be written yet", error=error)
@@ -220,14 +234,14 @@ class RequestRecorder:
         except PatgateError as error:
             _log.error("events or usage of requests contradict the store and are dropped", error=error)
             self._refused(rows)
-            return True
         except Exception:  # noqa: BLE001 - a defect with one batch must not stop the others
             _log.exception("events or usage of requests cannot be written and are dropped")
             self._refused(rows)
-            return True
-        if self._failing:
-            self._failing = False
-            _log.info("events and usage of requests are written again")
+        else:
+            if self._failing:
+                self._failing = False
+                _log.info("events and usage of requests are written again")
+        batches.done()
         return True
 
     def _take_event(self, row: object) -> None:

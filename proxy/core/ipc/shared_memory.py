@@ -6,7 +6,7 @@ Layout: 64 bytes, unsigned 64-bit integers in native byte order, each at a multi
 |---|---|---|
 | 0 | 0 | magic with the layout's version |
 | 1 | 8 | epoch: the number of the last committed change |
-| 2 | 16 | lease: CLOCK_MONOTONIC nanoseconds until which workers may decide; 0 is never |
+| 2 | 16 | lease: CLOCK_BOOTTIME nanoseconds until which workers may decide; 0 is never |
 | 3 | 24 | incarnation: the start of the authority that wrote the page |
 | 4 | 32 | doubt: the number of a change that was announced although it may not be stored; 0 is none |
 | 5-7 | 40 | reserved, zero |
@@ -77,7 +77,7 @@ class PageView:
 
     @property
     def lease_until_ns(self) -> int:
-        """CLOCK_MONOTONIC nanoseconds until which workers may decide."""
+        """CLOCK_BOOTTIME nanoseconds until which workers may decide."""
         return self.words[SLOT_LEASE]
 
     @property
@@ -102,7 +102,7 @@ class PageView:
         self.words[SLOT_DOUBT] = number
 
     def renew(self, until_ns: int) -> None:
-        """Extend the lease to this CLOCK_MONOTONIC time in nanoseconds; 0 ends it at once."""
+        """Extend the lease to this CLOCK_BOOTTIME time in nanoseconds; 0 ends it at once."""
         self.words[SLOT_LEASE] = until_ns
 
     def release(self) -> None:

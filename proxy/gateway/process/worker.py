@@ -22,6 +22,7 @@ from proxy.core.credential_places import AUTHORIZATION
 from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandSource
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.kinds import WORDS
 from proxy.gateway.downstream import listener_factory
@@ -157,12 +158,12 @@ class Worker:
 
             def sweep() -> None:
                 orders.beat()
-                now = time.monotonic_ns()
+                now, stamp = time.monotonic(), boottime_ns()
                 for port in (*running.ports.values(), *running.leaving):
-                    port.sweep(now)
-                proxy.sweep(now / 1e9)
-                self._cache.sweep(now / 1e9)
-                self._watch.sweep(now / 1e9, proxy.upstreams.pools)
+                    port.sweep(stamp)
+                proxy.sweep(now)
+                self._cache.sweep(now)
+                self._watch.sweep(now, proxy.upstreams.pools)
                 running.recorder.flush()
                 running.recorder.trail.send(self._link)
                 self._link.send_counters(self._counted(page).to_wire())

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
-from proxy.store.counting import count_most
 from proxy.store.records import Cursor, InvitationRow
+from proxy.store.sql.counting import count_most
 
 _T = tables.invitations
 _NAMED = sa.select(_T, tables.orgs.c.name.label("org_name")).join_from(_T, tables.orgs)

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
-from proxy.store.counting import count_most
 from proxy.store.records import Cursor, OrgRow
+from proxy.store.sql.counting import count_most
 
 _T = tables.orgs
 

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import UserStatus
 from proxy.store import tables
-from proxy.store.counting import count_most
 from proxy.store.records import Cursor, MemberRow, UserRow
+from proxy.store.sql.counting import count_most
 from proxy.store.tokens.tokens import TokensTable
 
 _T = tables.users

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. An event is appended in the transaction of its change, or together with other request events, by the writer alone,
-   so numbers have no gaps.
+1. An event is appended in the transaction of its change, or together with other request events. The row of
+   ``audit_chain`` is locked first, so numbers have no gaps however many processes write.
 2. ``hash`` is SHA-256 over the previous hash, a line feed, and the canonical JSON of every other column (keys
    sorted, no spaces, ASCII). Times are floats and come back from the store bit for bit.
    A column that a later schema added counts only if it is not empty, so that older rows keep their hash.
@@ -32,8 +32,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import Conflict, StoreUnavailable
 from proxy.observe.logs import without_tokens
 from proxy.store import feed, tables
-from proxy.store.planner import unindexed
 from proxy.store.records import LEVEL_ACCOUNT, LEVEL_ORGANISATION
+from proxy.store.sql.planner import unindexed
 
 _T = tables.audit_events
 _CHAIN = tables.audit_chain
@@ -41,6 +41,11 @@ _CHAIN_ID: Final = 1
 _NAMES: Final = tuple(column.name for column in _T.columns)
 _STORED: Final = sa.select(*(sa.type_coerce(_T.c[n], sa.Text) if n == "details" else _T.c[n] for n in _NAMES))
 """Rows as stored, ``details`` as text: a tampered value may not be JSON."""
+_SEEN = _T.alias("seen")
+_READ: Final = sa.select(
+    _CHAIN, sa.select(_SEEN.c.hash).where(_SEEN.c.n == sa.bindparam("seen")).scalar_subquery().label("seen_hash")
+)
+_READ_LOCKED: Final = _READ.with_for_update(of=_CHAIN)
 _RETENTION_EVENTS_READ: Final = 1000
 _OUTDATED_PAGE: Final = 100_000
 _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -138,23 +143,26 @@ class Occurred:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Appended:
-    """The newest event before and after events were added."""
+    """The newest event after events were added; ``lost``: the event that was missing before, of those asked about."""
 
-    before: Mark
     head: Mark
+    lost: Mark | None = None
 
 
-async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred], *, epoch: int = 0) -> Appended | None:
+async def append_many(
+    connection: AsyncConnection, occurred: Sequence[Occurred], *, epoch: int = 0, written: Mark | None = None
+) -> Appended | None:
     """Append events at the head of the chain, in this order; ``epoch`` 0 is for request events, which change nothing.
 
+    ``written`` is a committed event; whether it is still there is found out by the statement that locks the chain.
     Returns None if there are no events. The head is read and written once, so many events at a time cost little more
     than one. Raises StoreUnavailable also if the log contradicts them: the caller could do nothing about a conflict.
     """
     if not occurred:
         return None
-    head = (await connection.execute(sa.select(_CHAIN.c.head_n, _CHAIN.c.head_hash))).one_or_none()
-    number, hash_ = (0, "") if head is None else (head[0], head[1])
-    before = Mark(n=number, hash=hash_)
+    chain = await _Chain.read(connection, locked=True, seen=0 if written is None else written.n)
+    number, hash_ = chain.head.n, chain.head.hash
+    lost = written is not None and not chain.contains(written)
     rows = []
     for one in occurred:
         number += 1
@@ -165,12 +173,12 @@ async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred],
         await connection.execute(_T.insert(), rows)
     except sa.exc.IntegrityError as error:
         raise StoreUnavailable("the audit log cannot be written, so nothing is changed") from error
-    chain = {"head_n": number, "head_hash": hash_}
-    if head is None:
-        await connection.execute(_CHAIN.insert().values(id=_CHAIN_ID, base_n=0, base_hash="", **chain))
+    moved = {"head_n": number, "head_hash": hash_}
+    if chain.stored:
+        await connection.execute(_CHAIN.update().values(**moved))
     else:
-        await connection.execute(_CHAIN.update().values(**chain))
-    return Appended(before=before, head=Mark(n=number, hash=hash_))
+        await connection.execute(_CHAIN.insert().values(id=_CHAIN_ID, base_n=0, base_hash="", **moved))
+    return Appended(head=Mark(n=number, hash=hash_), lost=written if lost else None)
 
 
 def _values(one: Occurred, number: int, epoch: int) -> dict[str, object]:
@@ -212,17 +220,32 @@ def _without_tokens(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Chain:
-    """Where the log begins and ends; zero for an empty log."""
+    """Where the log begins and ends; zero for an empty log. ``seen`` is one event of it that was asked for, if any."""
 
     base: Mark = Mark(n=0, hash="")
     head: Mark = Mark(n=0, hash="")
+    seen: Mark | None = None
+    stored: bool = False
 
     @classmethod
-    async def read(cls, connection: AsyncConnection) -> _Chain:
-        row = (await connection.execute(sa.select(_CHAIN))).mappings().one_or_none()
+    async def read(cls, connection: AsyncConnection, *, locked: bool = False, seen: int = 0) -> _Chain:
+        """Read the chain, with the hash of event ``seen``; ``locked`` until the transaction ends."""
+        query = _READ_LOCKED if locked else _READ
+        row = (await connection.execute(query, {"seen": seen})).mappings().one_or_none()
         if row is None:
             return cls()
-        return cls(base=Mark(n=row["base_n"], hash=row["base_hash"]), head=Mark(n=row["head_n"], hash=row["head_hash"]))
+        return cls(
+            base=Mark(n=row["base_n"], hash=row["base_hash"]),
+            head=Mark(n=row["head_n"], hash=row["head_hash"]),
+            seen=None if row["seen_hash"] is None else Mark(n=seen, hash=row["seen_hash"]),
+            stored=True,
+        )
+
+    def contains(self, event: Mark) -> bool:
+        """Whether ``event``, whose number was asked for, is in the log or was removed by retention."""
+        if event.n == self.head.n:
+            return event == self.head
+        return event.n < self.head.n and (event == self.seen or event.n <= self.base.n)
 
 
 async def head(connection: AsyncConnection) -> Mark:
@@ -302,11 +325,11 @@ def _end(last: Mark, head_: Mark, expected: Mark | None, written: Mark | None) -
 
 async def tail_problem(connection: AsyncConnection, *, written: Mark | None = None, change: int = 0) -> str | None:
     """A problem with the end of the log that its last event, its head and the last change show (rule 7), if any."""
-    chain = await _Chain.read(connection)
+    chain = await _Chain.read(connection, seen=0 if written is None else written.n)
     newest = (await connection.execute(sa.select(_T.c.n, _T.c.hash).order_by(_T.c.n.desc()).limit(1))).one_or_none()
     last = chain.base if newest is None else Mark(n=newest[0], hash=newest[1])
-    if written is not None and last.n == written.n and last.hash != written.hash:
-        return f"event {last.n} is another than the one that this process wrote"
+    if written is not None and written.n <= last.n and not chain.contains(written):
+        return f"event {written.n} is another than the one that this process wrote"
     return _end(last, chain.head, None, written) or await _unlogged(connection, change)
 
 
@@ -396,7 +419,7 @@ async def trim(connection: AsyncConnection, through: int, limit: int) -> int:
 
     Returns how many were removed. Raises Conflict if the chain has no event there to begin after.
     """
-    chain = await _Chain.read(connection)
+    chain = await _Chain.read(connection, locked=True)
     last = min(chain.base.n + limit, through, chain.head.n)
     if last <= chain.base.n:
         return 0

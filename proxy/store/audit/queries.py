@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
 from proxy.store.audit.chain import Mark, head
-from proxy.store.planner import unindexed
+from proxy.store.sql.planner import unindexed
 
 _T, _U, _O = tables.audit_events, tables.users, tables.orgs
 LOOKED_AT: Final = 50_000

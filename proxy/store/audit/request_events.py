@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import ActorKind
 from proxy.store import tables
-from proxy.store.audit.chain import Appended, Event, Occurred, append_many
+from proxy.store.audit.chain import Appended, Event, Mark, Occurred, append_many
 
 _T = tables.tokens
 _SYSTEM = (ActorKind.SYSTEM.value, "", "")
@@ -48,25 +48,16 @@ class _Known(NamedTuple):
     org_id: str
 
 
-async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) -> Appended | None:
-    """Append the events to the audit log, in this order."""
+async def append(
+    connection: AsyncConnection, events: Sequence[RequestEvent], *, written: Mark | None = None
+) -> Appended | None:
+    """Append the events to the audit log, in this order (``chain.append_many``)."""
     ids = {_id(event.prefix) for event in events if event.prefix}
     query = sa.select(_T.c.prefix, _T.c.name, _T.c.user_id, _T.c.org_id).where(_T.c.id.in_(ids))
     rows = (await connection.execute(query)).all() if ids else []
     known = {prefix: _Known(name, user_id or "", org_id or "") for prefix, name, user_id, org_id in rows}
-    return await append_many(connection, [_attributed(event, known.get(event.prefix)) for event in events])
-
-
-async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> bool:
-    """Whether these events, appended together, are in the log already: a failed commit may be stored after all."""
-    log = tables.audit_events
-    decision = next((event.event.decision_id for event in events if event.event.decision_id), "")
-    if decision:
-        query = sa.select(log.c.n).where(log.c.decision_id == decision).limit(1)
-    else:
-        # Events that patgate reports by itself belong to no decision.
-        query = sa.select(log.c.n).where(log.c.at == events[0].at, log.c.action == events[0].event.action).limit(1)
-    return (await connection.execute(query)).first() is not None
+    occurred = [_attributed(event, known.get(event.prefix)) for event in events]
+    return await append_many(connection, occurred, written=written)
 
 
 def _attributed(one: RequestEvent, token: _Known | None) -> Occurred:

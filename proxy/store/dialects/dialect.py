@@ -63,7 +63,12 @@ class Database(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether several nodes may use the database at a time."""
+        """Whether other processes may write the database too, and ``write`` runs several transactions at once."""
+        ...
+
+    @property
+    def wake(self) -> str | None:
+        """The statement that wakes those who listen for changes, once its transaction commits; None if nobody can."""
         ...
 
     @property
@@ -93,7 +98,7 @@ class Database(Protocol):
         ...
 
     def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """The one writing transaction. The body ends it with ``commit``; otherwise it is rolled back.
+        """A writing transaction, the only one unless ``shared``. Ended with ``commit``; otherwise rolled back.
 
         Raises StoreUnavailable and DataDirLost, with nothing written, and Conflict for a constraint.
         """

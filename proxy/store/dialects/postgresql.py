@@ -27,12 +27,14 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql import asyncpg as driver_dialect
 from sqlalchemy.dialects.postgresql import base, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
 
 from proxy.core.errors import StoreUnavailable
 from proxy.store.dialects import postgresql_dsn
 from proxy.store.dialects.postgresql_driver import Connection, Limits, Servers, cause
 from proxy.store.engine import Prepared, give_back, undisturbed
 from proxy.store.errors import DriverErrors, mapped
+from proxy.store.sql.expressions import DatabaseTime, History
 
 if TYPE_CHECKING:
     from proxy.store.dialects.dialect import Columns
@@ -94,6 +96,21 @@ class PostgresqlSql(driver_dialect.PGDialect_asyncpg):
         return None
 
 
+@compiles(History, "postgresql")
+def _history(_element: History, _compiler: sa.sql.compiler.SQLCompiler, **_options: Any) -> str:
+    """The timeline, which a promotion and a restore raise, and the ids of the database and of the table of changes."""
+    return (
+        "(left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+        " || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " || '/' || 'changes'::regclass::oid)"
+    )
+
+
+@compiles(DatabaseTime, "postgresql")
+def _clock(_element: DatabaseTime, _compiler: sa.sql.compiler.SQLCompiler, **_options: Any) -> str:
+    return "extract(epoch FROM clock_timestamp())::double precision"
+
+
 registry.register("postgresql.patgate", __name__, PostgresqlSql.__name__)
 _SQL: Final[sa.Dialect] = PostgresqlSql()  # type: ignore[no-untyped-call]
 
@@ -133,6 +150,7 @@ class PostgresqlDatabase:
 
     shared: Final = True
     settled: Final = True
+    wake: Final = "NOTIFY patgate_changes"
 
     def __init__(
         self, url: str, *, readers: int = 4, writers: int = WRITERS, pooled: bool = False, limits: Limits | None = None

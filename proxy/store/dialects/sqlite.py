@@ -40,7 +40,8 @@ from proxy.store.address import sqlite_path
 from proxy.store.dialects import sqlite_wal
 from proxy.store.engine import Prepared, give_back, undisturbed
 from proxy.store.errors import DriverErrors, mapped
-from proxy.store.planner import Unindexed
+from proxy.store.sql.expressions import DatabaseTime
+from proxy.store.sql.planner import Unindexed
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -102,6 +103,12 @@ def _unary_plus(element: Unindexed[Any], compiler: sa.sql.compiler.SQLCompiler, 
     return f"+{compiler.process(element.clauses, **options)}"
 
 
+@compiles(DatabaseTime, "sqlite")
+def _clock(_element: DatabaseTime, _compiler: sa.sql.compiler.SQLCompiler, **_options: Any) -> str:
+    """The time of this host, to the millisecond; day 2440587.5 of SQLite's calendar is 1970-01-01."""
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
 def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, always: bool) -> AsyncEngine:
     engine = create_async_engine(
         sa.URL.create("sqlite+aiosqlite", database=str(path)),
@@ -137,6 +144,7 @@ class SqliteDatabase:
     """One SQLite file: a writer and ``readers`` readers (``dialect.Database``). Nothing is opened before ``open``."""
 
     shared: Final = False
+    wake: Final = None
 
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self._path = path

@@ -23,8 +23,8 @@ import sqlalchemy as sa
 from proxy.core.kinds import OF_ORGS, OF_USERS, Kind, Reach
 from proxy.core.model import TokenStatus
 from proxy.store import tables
-from proxy.store.planner import unindexed
 from proxy.store.records import Cursor, TokenEntry
+from proxy.store.sql.planner import unindexed
 
 _T, _A, _S = tables.tokens, tables.token_orgs, tables.token_usage
 

@@ -57,7 +57,10 @@ def _add(dialect: Dialect) -> sa.Insert:
 
 
 async def add(connection: AsyncConnection, uses: Iterable[Use]) -> None:
-    """Add these uses to the stored usage of their tokens; uses of unknown tokens are ignored."""
-    rows = [asdict(use) for use in uses]
+    """Add these uses to the stored usage of their tokens; uses of unknown tokens are ignored.
+
+    In the order of the ids, so that two writers wait for each other but never each for the other.
+    """
+    rows = [asdict(use) for use in sorted(uses, key=lambda use: use.token_id)]
     if rows:
         await connection.execute(_add(dialects.of_connection(connection)), rows)

@@ -16,6 +16,7 @@ from proxy.core.token import TokenFormat
 from proxy.store.audit.reports import Report
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
+from proxy.store.upkeep.batches import Batch
 
 TOKENS = TokenFormat("acme")
 CACHE_KEY = b"k" * 32
@@ -101,18 +102,19 @@ class MemoryRequests:
     reports: list[list[Report]] = field(default_factory=list)
     failure: Exception | None = None
     tried: int = 0
-    again: list[bool] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    """Of events, each attempt."""
 
-    async def add_uses(self, uses: Sequence[Use]) -> None:
+    async def add_uses(self, uses: Sequence[Use], batch: Batch) -> None:
         await self._try()
         self.uses.append(list(uses))
 
-    async def add_reports(self, reports: Sequence[Report]) -> None:
+    async def add_reports(self, reports: Sequence[Report], batch: Batch) -> None:
         await self._try()
         self.reports.append(list(reports))
 
-    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
-        self.again.append(again)
+    async def append_requests(self, events: Sequence[RequestEvent], batch: Batch) -> None:
+        self.batches.append(batch)
         await self._try()
         self.events.append(list(events))
 

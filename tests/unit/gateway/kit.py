@@ -10,7 +10,6 @@ import asyncio
 import json
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, Grant, OrgGrant
@@ -335,7 +335,7 @@ class Gateway:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(0.01)
-            now = time.monotonic_ns()
+            now = boottime_ns()
             self.listener.sweep(now)
             self.pipeline.sweep(now / 1e9)
             self.recorder.flush()

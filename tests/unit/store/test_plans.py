@@ -26,7 +26,7 @@ from proxy.core.kinds import Kind, Reach
 from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import feed
 from proxy.store.audit import chain, request_events
-from proxy.store.audit.chain import Event, Occurred
+from proxy.store.audit.chain import Event, Mark, Occurred
 from proxy.store.audit.queries import LogPosition, LogQuery, SortOrder
 from proxy.store.audit.reports import Report
 from proxy.store.audit.request_events import RequestEvent
@@ -35,6 +35,8 @@ from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRo
 from proxy.store.tokens import usage
 from proxy.store.tokens.queries import TokenListQuery, Within
 from proxy.store.tokens.usage import Use
+from proxy.store.upkeep import batches, chores
+from proxy.store.upkeep.batches import Batch
 
 NOW: Final = 1_790_000_000.0
 ROW: Final = "new000000000"
@@ -329,16 +331,25 @@ async def _functions(connection: AsyncConnection, recorder: Recorder) -> None:
     steps: list[Callable[[], Coroutine[Any, Any, Any]]] = [
         lambda: feed.epoch(connection),
         lambda: feed.since(connection, 100, 1000),
-        lambda: feed.append(connection, 100_000, ["token:x"], NOW),
+        lambda: feed.append(connection, 100_000, feed.new_mark(), ["token:x"], NOW),
+        lambda: feed.lock_head(connection),
+        lambda: feed.has(connection, 100_000, b"m"),
         lambda: feed.prune(connection, 10, kept=10),
         lambda: chain.append_many(connection, [Occurred(event=event, actor=("system", "", ""), at=NOW)]),
+        lambda: chain.append_many(
+            connection, [Occurred(event=event, actor=("system", "", ""), at=NOW)], written=Mark(n=7, hash="")
+        ),
         lambda: chain.head(connection),
         lambda: chain.verify(connection, None, None, 10),
         lambda: chain.outdated(connection, NOW - 1000, NOW),
         lambda: chain.trim(connection, 10, 10),
         lambda: usage.add(connection, [Use(token_id=token.id, count=1, at=NOW, ip="192.0.2.1")]),
         lambda: request_events.append(connection, [asked]),
-        lambda: request_events.holds(connection, [asked]),
+        lambda: batches.begin(connection, Batch(writer="w", number=1), NOW),
+        lambda: batches.forget(connection, NOW, 10),
+        lambda: chores.claim(connection, ["one", "two"], "n", 60.0, alone=False),
+        lambda: chores.give_up(connection, ["one", "two"], "n"),
+        lambda: chores.forget(connection, 10),
     ]
     for step in steps:
         await recorder.run("function", step())

@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("n", sa.BigInteger(), nullable=False),
         sa.Column("mark", sa.LargeBinary(), nullable=False),
+        sa.Column("lease_bound", sa.Double(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_change_head"),
     )
     op.create_table(
@@ -65,3 +66,7 @@ def upgrade() -> None:
     changes = sa.table("changes", sa.column("epoch"))
     last = op.get_bind().execute(sa.select(sa.func.coalesce(sa.func.max(changes.c.epoch), 0))).scalar_one()
     op.get_bind().execute(head.insert().values(id=1, n=last, mark=os.urandom(16)))
+    # The row of an empty log, so that the first writers of several have something to lock.
+    chain = sa.table("audit_chain", *(sa.column(name) for name in ("id", "base_n", "base_hash", "head_n", "head_hash")))
+    if op.get_bind().execute(sa.select(chain.c.id)).first() is None:
+        op.get_bind().execute(chain.insert().values(id=1, base_n=0, base_hash="", head_n=0, head_hash=""))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.authority.workers.recorder import BATCH, RequestRecorder
 from proxy.core.errors import Conflict, StoreUnavailable
 from proxy.observe import metrics
+from proxy.store.audit.reports import Report
 from proxy.store.audit.request_events import RequestEvent
+from proxy.store.tokens.usage import Use
+from proxy.store.upkeep.batches import Batch
 from tests.unit.authority.memory import MemoryRequests
 from tests.unit.authority.waiting import until
 
@@ -23,11 +27,16 @@ DOWN = StoreUnavailable("the store cannot be used now because its disk is full")
 
 
 class World:
-    def __init__(self, *, seconds: float = 0.01) -> None:
+    def __init__(self, *, seconds: float = 0.01, events_at_once: int = BATCH) -> None:
         self.store = MemoryRequests()
         self.counters = Counters()
         self.recorder = RequestRecorder(
-            self.store, self.counters, clock=lambda: 99.0, events_seconds=seconds, sums_seconds=seconds
+            self.store,
+            self.counters,
+            clock=lambda: 99.0,
+            events_seconds=seconds,
+            sums_seconds=seconds,
+            events_at_once=events_at_once,
         )
 
     def counted(self, metric: metrics.Metric, *labels: str) -> float:
@@ -39,8 +48,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(*, seconds: float = 0.01) -> AsyncIterator[World]:
-    found = World(seconds=seconds)
+async def world(*, seconds: float = 0.01, events_at_once: int = BATCH) -> AsyncIterator[World]:
+    found = World(seconds=seconds, events_at_once=events_at_once)
     found.recorder.start()
     try:
         yield found
@@ -138,13 +147,13 @@ async def test_while_the_store_cannot_be_used_everything_is_queued_and_the_failu
             w.store.failure = None
             await until(lambda: w.recorder.waiting == 0)
             assert [event.event.decision_id for event in w.written] == ["d0", "d1"]
-            assert (w.store.again[0], w.store.again[-1]) == (False, True), "a retry is marked as one"
-            ((use,),) = w.store.uses
-            assert (use.count, use.ip) == (3, "::2")
+            assert len(set(w.store.batches)) == 1, "a retry is the same batch"
+            ((first,), (second,)) = w.store.uses
+            assert (first.count, first.ip, second.count, second.ip) == (1, "::1", 2, "::2"), "a failed one is kept"
             assert len(w.store.reports) == 1
             w.recorder.take({"op": "requests", "events": rows(1)})
             await until(lambda: len(w.written) == 3)
-            assert not w.store.again[-1]
+            assert len(set(w.store.batches)) == 2
     said = [record.message for record in caplog.records]
     assert said == [
         "events and usage of requests cannot be written yet",
@@ -192,27 +201,58 @@ async def test_beyond_the_bound_the_newest_events_are_dropped_and_counted(monkey
     assert (rest.route, rest.permission, rest.token_id, rest.count) == ("/v1/{entity}", "", "", 2), "none is lost"
 
 
+@dataclass(kw_only=True)
 class InDoubt(MemoryRequests):
-    """A store that writes a batch and reports a failure: a commit whose answer was lost."""
+    """A store that stores a batch once and then reports a failure: a commit whose answer was lost."""
 
-    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
-        known = {event.event.decision_id for batch in self.events for event in batch}
-        if not (again and any(event.event.decision_id in known for event in events)):
+    stored: set[Batch] = field(default_factory=set)
+
+    async def append_requests(self, events: Sequence[RequestEvent], batch: Batch) -> None:
+        if self._is_new(batch):
             self.events.append(list(events))
         await super()._try()
 
+    async def add_uses(self, uses: Sequence[Use], batch: Batch) -> None:
+        if self._is_new(batch):
+            self.uses.append(list(uses))
+        await super()._try()
 
-async def test_events_after_a_batch_in_doubt_are_not_taken_for_a_part_of_it() -> None:
+    async def add_reports(self, reports: Sequence[Report], batch: Batch) -> None:
+        if self._is_new(batch):
+            self.reports.append(list(reports))
+        await super()._try()
+
+    def _is_new(self, batch: Batch) -> bool:
+        new = batch not in self.stored
+        self.stored.add(batch)
+        return new
+
+
+async def test_rows_after_a_batch_in_doubt_are_not_taken_for_a_part_of_it() -> None:
     async with world() as w:
         w.recorder._store = w.store = store = InDoubt(failure=DOWN)
-        w.recorder.take({"op": "requests", "events": rows(2)})
-        await until(lambda: store.tried >= 1)
-        w.recorder.take({"op": "requests", "events": [row("later")]})
+
+        def take(event: dict[str, Any]) -> None:
+            w.recorder.take({"op": "requests", "events": [event]})
+            w.recorder.take({"op": "uses", "uses": [["a" * 12, 1, 1.0, "::1"]]})
+            w.recorder.take({"op": "reports", "reports": [report(1)]})
+
+        take(row("first"))
+        await until(lambda: len(store.stored) == 3)
+        take(row("later"))
         tried = store.tried
-        await until(lambda: store.tried > tried)
+        await until(lambda: store.tried >= tried + 6)
         store.failure = None
         await until(lambda: w.recorder.waiting == 0)
-        assert [event.event.decision_id for event in w.written] == ["d0", "d1", "later"], "none twice, none lost"
+        assert [event.event.decision_id for event in w.written] == ["first", "later"], "none twice, none lost"
+        assert [use.count for batch in store.uses for use in batch] == [1, 1]
+        assert [one.count for batch in store.reports for one in batch] == [1, 1]
+
+
+async def test_a_batch_of_events_is_as_small_as_the_store_wants_it() -> None:
+    async with world(seconds=3600.0, events_at_once=2) as w:
+        w.recorder.take({"op": "requests", "events": rows(5)})
+    assert [len(batch) for batch in w.store.events] == [2, 2, 1]
 
 
 async def test_events_left_out_while_nothing_can_be_written_are_summed_and_not_queued() -> None:

@@ -14,7 +14,7 @@ import proxy.store
 from proxy.core.errors import StoreUnavailable
 from proxy.store import dialects
 from proxy.store.address import sqlite_path, store_url
-from proxy.store.planner import unindexed
+from proxy.store.sql.planner import unindexed
 from proxy.store.store import Store
 
 STORE = Path(proxy.store.__file__).parent
