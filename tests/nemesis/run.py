@@ -47,7 +47,7 @@ class Options:
     every_fault: bool = True
     at_once: int = 2
     gap: tuple[float, float] = (0.3, 2.0)
-    patience: tuple[float, ...] = (1.0, 30.0)
+    patience: tuple[float, ...] = (3.0, 30.0)
     kinds: dict[str, int] | None = None
     progress: bool = False
 
@@ -156,7 +156,6 @@ def clients(options: Options, nodes: Sequence[Node], directory: Path) -> Iterato
 
 def run(
     options: Options, nodes: Sequence[Node], makers: Mapping[str, Maker], directory: Path,
-    *, weights: Mapping[str, int] | None = None,
 ) -> Report:  # fmt: skip
     """Run until there is enough, heal everything, and judge. The nodes must be ready."""
     began = time.monotonic()
