@@ -160,7 +160,7 @@ def run(
     """Run until there is enough, heal everything, and judge. The nodes must be ready."""
     began = time.monotonic()
     with clients(options, nodes, directory) as running:
-        nemesis = Nemesis(makers, nodes, seed=options.seed, at_once=options.at_once, gap=options.gap, weights=weights)
+        nemesis = Nemesis(makers, nodes, seed=options.seed, at_once=options.at_once, gap=options.gap)
         with nemesis:
             wait_until(lambda: _enough(options, running, nemesis, began), "a run that is long enough",
                        seconds=options.most_seconds + 60.0)  # fmt: skip
