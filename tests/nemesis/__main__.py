@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         wanted = Options(
             seed=seed, clients=options.clients, changers=options.changers, decisions=options.decisions,
             changes=options.changes, seconds=options.seconds, most_seconds=options.most_seconds, progress=True,
-            every_fault=not options.calm,
+            every_fault=not options.calm and not options.only,
         )  # fmt: skip
         with Cluster(directory, nodes=options.nodes, proxied=options.nodes // 2) as cluster:
             makers = cluster.makers(options.longest)
@@ -73,9 +73,13 @@ def seeded(directory: Path, seed: int, only: Sequence[str] | None) -> int:
         began = time.monotonic()
         report = find(mutant, directory / mutant.name.replace(" ", "-"), seed)
         found = not report.passed()
-        print(f"{'found' if found else 'MISSED'}: {mutant.name} (step {mutant.step}), in {time.monotonic() - began:.0f} s: "
-              f"{report.verdict.decisions} decisions, {report.verdict.changes} changes, "
-              f"{len(report.verdict.violations)} violations, {len(report.verdict.lost)} lost", flush=True)  # fmt: skip
+        verdict = report.verdict
+        print(
+            f"{'found' if found else 'MISSED'}: {mutant.name} (step {mutant.step}), "
+            f"in {time.monotonic() - began:.0f} s: {verdict.decisions} decisions, {verdict.changes} changes, "
+            f"{len(verdict.violations)} violations, {len(verdict.lost)} lost, {len(verdict.twice)} twice",
+            flush=True,
+        )
         if not found:
             missed.append(mutant.name)
             print(report, flush=True)
@@ -87,7 +91,7 @@ def find(mutant: mutants.Mutant, directory: Path, seed: int, *, seconds: float =
     directory.mkdir(parents=True)
     options = Options(
         seed=seed, clients=2, changers=3, connections=3, decisions=0, changes=0, seconds=seconds,
-        most_seconds=seconds, every_fault=False, at_once=1, gap=(0.2, 0.8), kinds=mutant.kinds,
+        most_seconds=seconds, every_fault=False, every_change=False, at_once=1, gap=(0.2, 0.8), kinds=mutant.kinds,
     )  # fmt: skip
     with mutants.tree(mutant) as tree, Cluster(directory, nodes=nodes, proxied=1, tree=tree) as cluster:
         makers = cluster.makers(4.0)

@@ -1,7 +1,7 @@
 """What happens to running nodes when another database takes the place of theirs.
 
-Each scenario is a function that takes a directory and fails with an AssertionError. It is run by ``test_failover``, and
-by ``python -m tests.nemesis.failover`` with the seeded bugs.
+Each scenario is a function that takes a directory, and fails with an AssertionError if the nodes do what they must not.
+``tree`` is the checkout that the nodes run.
 
 A ``Watch`` asks every node about tokens without a pause, and has every answer with the time at which it was asked.
 """
@@ -210,8 +210,8 @@ def complete_standby(directory: Path, *, tree: Path = ROOT) -> None:
 def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:
     """The promoted standby lacks a revocation, and has got more changes than the nodes have seen before they see it.
 
-    Only the mark of the last change that a node remembers shows that the number means another change, even where another
-    place of the store is trusted (``failover: synchronous``).
+    Only the mark of the last change that a node remembers shows that the number means another change, even where
+    another place of the store is trusted (``failover: synchronous``).
     """
 
     def replace(cluster: Cluster, revoke: Callable[[], None]) -> None:
@@ -267,7 +267,7 @@ def synchronous_under_load(directory: Path, seed: int, *, seconds: float = 30.0)
 
         makers: dict[str, Maker] = {"promotion": fail}
         options = Options(
-            seed=seed, clients=2, changers=3, connections=3, decisions=1, changes=1, seconds=seconds,
+            seed=seed, clients=2, changers=3, connections=3, decisions=1, changes=1, every_change=False, seconds=seconds,
             most_seconds=seconds, gap=(seconds / 3, seconds), at_once=1,
         )  # fmt: skip
         return run(options, cluster.nodes, makers, directory)

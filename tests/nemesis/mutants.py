@@ -41,28 +41,25 @@ class Mutant:
     """What the run reports: a ``violation``, or ``lost`` or ``twice`` of the audit log."""
 
 
+_AT_ONCE: Final = """\
+        if number <= self.confirmed:
+            return
+        wait ="""
+_REVEALED: Final = """\
+            self._recorded(attempt)
+        await self._revealed(number)
+"""
+
 MUTANTS: Final = (
     Mutant(
         name="answer at once",
         step="14: a change is answered when every node has it",
-        edits=(
-            (
-                BARRIER,
-                "        if number <= self.confirmed:\n            return\n",
-                "        if number >= 0:\n            return\n",
-            ),
-        ),
+        edits=((BARRIER, _AT_ONCE, _AT_ONCE.replace("number <= self.confirmed", "number >= 0")),),
     ),
     Mutant(
         name="no wait without a change",
         step="9: an answer that reveals the state waits, too",
-        edits=(
-            (
-                RECORDING,
-                "            number = attempt.number\n            self._recorded(attempt)\n        await self._revealed(number)\n",
-                "            number = attempt.number\n            self._recorded(attempt)\n            await self._revealed(number)\n",
-            ),
-        ),
+        edits=((RECORDING, _REVEALED, _REVEALED.replace("        await", "            await")),),
         faults=("link cut", "freeze authority"),
         kinds={"twice": 1},
     ),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.history.checker import Outcome
 from tests.nemesis.client import Plan
 from tests.nemesis.faults import Maker
 from tests.nemesis.nemesis import Nemesis
@@ -45,6 +47,7 @@ class Options:
     seconds: float = 0.0
     most_seconds: float = 7200.0
     every_fault: bool = True
+    every_change: bool = True
     at_once: int = 2
     gap: tuple[float, float] = (0.3, 2.0)
     patience: tuple[float, ...] = (3.0, 30.0)
@@ -65,7 +68,15 @@ class Report:
     chain: str = ""
     """The problem of the audit chain; empty: it is intact."""
     events: int = 0
-    unexpected: list[str] = field(default_factory=list)
+    acknowledged: list[int] = field(default_factory=list)
+    """When changes were acknowledged (ns of CLOCK_MONOTONIC), sorted."""
+
+    def changed_before(self, moment: int) -> int:
+        """How many changes were acknowledged before this time."""
+        return bisect(self.acknowledged, moment)
+
+    def changed_after(self, moment: int) -> int:
+        return len(self.acknowledged) - self.changed_before(moment)
 
     def passed(self) -> bool:
         return self.verdict.passed() and not self.chain
@@ -96,6 +107,7 @@ class ClientProcess:
 
     def __init__(self, plan: Plan, directory: Path) -> None:
         self.name = plan.name
+        self.plan = plan
         file = directory / f"{plan.name}.plan"
         file.write_text(json.dumps(asdict(plan)))
         self._log = (directory / f"{plan.name}.log").open("wb")
@@ -174,6 +186,9 @@ def run(
     return Report(
         options=options, verdict=judge(records, events), seconds=seconds, faults=nemesis.counts, log=nemesis.log,
         restarts=sum(node.restarts for node in nodes), chain=chain, events=len(events),
+        acknowledged=sorted(
+            change.end for record in records for change in record.changes if change.outcome is Outcome.ACKNOWLEDGED
+        ),
     )  # fmt: skip
 
 
@@ -196,6 +211,8 @@ def _enough(options: Options, running: Sequence[ClientProcess], nemesis: Nemesis
     for number in range(len(progress[0]["allowed"])):
         if elapsed > SILENT_SECONDS and not any(each["allowed"] and each["allowed"][number] for each in progress):
             raise AssertionError(f"n{number} has allowed nothing: {[client.errors() for client in running]}")
+    seen = {kind for each in progress for kind in each["kinds"]}
+    enough = enough and (not options.every_change or set(running[0].plan.kinds) <= seen)
     return enough and (nemesis.all_kinds_seen or not options.every_fault)
 
 
