@@ -267,7 +267,7 @@ def synchronous_under_load(directory: Path, seed: int, *, seconds: float = 30.0)
 
         makers: dict[str, Maker] = {"promotion": fail}
         options = Options(
-            seed=seed, clients=2, changers=3, connections=3, decisions=1, changes=1, every_change=False, seconds=seconds,
-            most_seconds=seconds, gap=(seconds / 3, seconds), at_once=1,
+            seed=seed, clients=2, changers=3, connections=3, decisions=1, changes=1, every_change=False,
+            seconds=seconds, most_seconds=seconds, gap=(seconds / 3, seconds), at_once=1,
         )  # fmt: skip
         return run(options, cluster.nodes, makers, directory)

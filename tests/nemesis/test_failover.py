@@ -1,4 +1,4 @@
-"""Another database takes the place of the nodes' own: what was revoked is accepted by no node before an operator says so.
+"""Another database takes the place of the nodes' own: no node accepts what was revoked before an operator says so.
 
 A standby that is promoted, with and without lag, and a dump that is restored under running nodes.
 """
