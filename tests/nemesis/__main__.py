@@ -91,10 +91,10 @@ def find(mutant: mutants.Mutant, directory: Path, seed: int, *, seconds: float =
     directory.mkdir(parents=True)
     options = Options(
         seed=seed, clients=2, changers=3, connections=3, decisions=0, changes=0, seconds=seconds,
-        most_seconds=seconds, every_fault=False, every_change=False, at_once=1, gap=(0.2, 0.8), kinds=mutant.kinds,
+        most_seconds=seconds, every_fault=False, every_change=False, at_once=1, gap=(0.5, 2.5), kinds=mutant.kinds,
     )  # fmt: skip
     with mutants.tree(mutant) as tree, Cluster(directory, nodes=nodes, proxied=1, tree=tree) as cluster:
-        makers = cluster.makers(4.0)
+        makers = cluster.makers(3.0)
         return run(options, cluster.nodes, {kind: makers[kind] for kind in mutant.faults}, directory)
 
 

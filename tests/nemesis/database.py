@@ -48,10 +48,15 @@ class NetworkedPostgres(Postgres):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         account = user()
-        who = ["--setuid", str(account.pw_uid), "--setgid", str(account.pw_gid)] if os.geteuid() == 0 else []
+        uid, gid = str(account.pw_uid), str(account.pw_gid)
+        if os.geteuid() == 0:
+            enter = [*self.namespace.prefix[:-1], "--setuid", uid, "--setgid", gid, "--"]
+        else:
+            # In the user namespace we are root, as which PostgreSQL does not run; in one inside it we are not.
+            enter = [*self.namespace.prefix, "unshare", "--user", f"--map-user={uid}", f"--map-group={gid}", "--"]
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*self.namespace.prefix[:-1], *who, "--", str(binary("postgres")), "-D", str(self.data)],
+                [*enter, str(binary("postgres")), "-D", str(self.data)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd="/",
             )  # fmt: skip
 

@@ -5,16 +5,12 @@ A standby that is promoted, with and without lag, and a dump that is restored un
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.nemesis import failover
-
-if os.geteuid() != 0:
-    pytest.skip("network namespaces need root", allow_module_level=True)
 
 SEED = 5
 
