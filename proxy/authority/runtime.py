@@ -198,6 +198,8 @@ class Authority:
             self._hasher = _hasher(settings, self.counters)
             self._resolver.verifier = self._hasher
         self.services = self._build_services()
+        if self._membership is not None:
+            self._membership.describe(node_row(settings, self._started_at))
         self._lease.last(settings.lease)
 
     @property
