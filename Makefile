@@ -6,6 +6,7 @@ PYTEST_ARGS ?=
 # How many tests run at a time: six, because most of them wait for something; three on one core.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 6)))
 SOAK_ARGS ?=
+NEMESIS_ARGS ?=
 MUTATE_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
@@ -61,7 +62,7 @@ STARTING := tests/contract/test_crash.py tests/contract/test_crash_points.py tes
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bootstrap venv install demo test test-clients test-unit ingress soak fuzz mutate check format compiled bench lock \
+.PHONY: help bootstrap venv install demo test test-clients test-unit ingress soak nemesis fuzz mutate check format compiled bench lock \
         clean system
 
 help:  ## List the tasks
@@ -107,6 +108,12 @@ soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARG
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
 	@PATGATE_TEST_ROUNDS=1000 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/e2e/test_freshness.py
 	@PATGATE_TEST_EVERY_CALL=1 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/contract/test_crash_points.py
+	@$(MAKE) --no-print-directory nemesis
+
+# As root: each node has a network namespace of its own.
+nemesis: system install  ## Four nodes on PostgreSQL under faults: a million decisions, 10,000 changes; NEMESIS_ARGS="--seed N --seconds 600"
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.nemesis $(NEMESIS_ARGS)
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.nemesis --mutants
 
 # Not in CI: the fuzzer has wheels for x86-64 Linux only. Its findings become seeds, which `make test` runs.
 # The compiled package is fuzzed second: it reports no coverage, and begins with the findings of the first run.

@@ -40,6 +40,7 @@ WRITE: Final = "things:update"
 TARGET: Final = "/v1/things/42"
 TICK_SECONDS: Final = 0.005
 PAUSE_SECONDS: Final = 0.05
+REFUSED_SECONDS: Final = 0.02
 WARM_SECONDS: Final = 0.2
 SETTLE_SECONDS: Final = 0.03
 """How long a changer lets everybody ask about a change before its next one."""
@@ -65,7 +66,7 @@ class Plan:
     """Decisions a second; 0: as many as the nodes answer."""
     pause: float = 0.0
     """Seconds between two rounds of a changer."""
-    patience: tuple[float, ...] = (1.0, 30.0)
+    patience: tuple[float, ...] = (3.0, 30.0)
     """Seconds that a changer waits for an answer, one of these."""
     kinds: dict[str, int] = field(
         default_factory=lambda: {"revoke": 6, "twice": 1, "rotate": 3, "scope": 2, "suspend": 2, "role": 3}
@@ -144,10 +145,16 @@ class Client:
             self.record.decisions.add(register.number, asker.node, False, start, end)
         else:
             self._other[f"n{asker.node} {status} {_reason(answer)}"] += 1
+            asker.refused = True
         self._seen[register.number, asker.node] += 1
 
     def _free(self, asker: Asker) -> None:
         if self.over:
+            return
+        if asker.refused:
+            # A node without a lease refuses faster than it decides: do not spend the machine on that.
+            asker.refused = False
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._idle.append, asker)
             return
         if self.plan.rate and not self._urgent[asker.node] and self._budget < 1.0:
             self._idle.append(asker)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-from tests.nemesis.database import NetworkedPostgres, Operations
+from tests.nemesis.database import NetworkedPostgres, Operations, Standby
 from tests.nemesis.faults import Maker, of_links, of_processes, of_proxies
 from tests.nemesis.node import Node
 from tests.support.faulty_proxy import FaultyProxy
@@ -19,8 +19,9 @@ from tests.support.netns import Host, Network
 class Cluster:
     """Several nodes on one PostgreSQL, which runs in the middle of their network; ``with`` starts and ends all.
 
-    Of four nodes, two reach the server directly and two through a proxy that can fail. ``settings`` are added to each
-    node's configuration. ``tree`` and ``python``: the checkout that the nodes run, and its interpreter.
+    Of four nodes, two reach the server directly and two through a proxy that can fail. With a ``standby``, nodes know
+    the addresses of both servers. ``settings`` are added to each node's configuration. ``tree`` and ``python``: the
+    checkout that the nodes run, and its interpreter.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Cluster:
         *,
         nodes: int = 4,
         proxied: int = 2,
+        standby: Literal["", "asynchronous", "synchronous"] = "",
         settings: Mapping[str, Any] | None = None,
         server: Mapping[str, str] | None = None,
         tree: Path = ROOT,
@@ -38,6 +40,7 @@ class Cluster:
         self._open = ExitStack()
         self._count = nodes
         self._proxied = proxied
+        self._standby = standby
         self._settings = dict(settings or {})
         self._server = server
         self._tree = tree
@@ -67,9 +70,14 @@ class Cluster:
         self.server = NetworkedPostgres(hub, address, self._server)
         self._open.enter_context(self.server)
         self.database = self.server.create_database()
+        if self._standby:
+            self.standby = Standby(self.server, synchronous=self._standby == "synchronous")
+            self._open.enter_context(self.standby)
         for number in range(self._count):
             host = self.network.add()
             where = f"{address}:{self.server.port}"
+            if self._standby:
+                where += f",{address}:{self.standby.port}"
             if number >= self._count - self._proxied:
                 proxy = FaultyProxy(where, host=address, prefix=hub.prefix)
                 self.proxies[number] = self._open.enter_context(proxy)

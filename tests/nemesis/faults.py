@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from tests.nemesis.node import Node
@@ -146,6 +146,33 @@ class Proxied(Fault):
         self._proxy.command("mend")
 
 
+class LateReply(Fault):
+    """Answers of PostgreSQL are held back for a while, then delivered, and the node is cut off at once.
+
+    A renewal that was executed long ago is answered now, without a hint of the changes since then. ``hold`` seconds are
+    less than the time that the node waits for an answer.
+    """
+
+    def __init__(self, node: Node, proxy: FaultyProxy, hold: float, seconds: float) -> None:
+        self.kind = "proxy late reply"
+        self.target = f"network of n{node.number}"
+        self.seconds = seconds
+        self._proxy = proxy
+        self._hold = hold
+
+    def begin(self) -> None:
+        self._proxy.command("notify off")
+        self._proxy.command("stall down")
+        time.sleep(self._hold)
+        self._proxy.command("release")
+        # What is in the proxy's buffers is delivered meanwhile; the node's next statement is not answered in time.
+        time.sleep(0.005)
+        self._proxy.command("cut")
+
+    def end(self) -> None:
+        self._proxy.command("mend")
+
+
 class Database(Fault):
     """Something that is done to PostgreSQL: ``begin`` and ``end`` are given."""
 
@@ -214,11 +241,10 @@ def of_proxies(nodes: list[Node], proxies: dict[int, FaultyProxy], longest: floa
 
         return make
 
+    def late(chance: random.Random) -> Fault:
+        number = chance.choice(sorted(proxies))
+        hold = chance.uniform(0.5, 0.95) * LEASE_SECONDS / 2
+        return LateReply(nodes[number], proxies[number], hold, LEASE_SECONDS * 1.5)
+
     commands = ("cut", "drop", "stall up", "stall down", "notify off", "doubt on")
-    return {f"proxy {command}": made(command) for command in commands} if proxies else {}
-
-
-def settle(action: Callable[[], object]) -> None:
-    """Do something that may fail because the process is already gone."""
-    with suppress(ProcessLookupError):
-        action()
+    return {**{f"proxy {each}": made(each) for each in commands}, "proxy late reply": late} if proxies else {}

@@ -14,6 +14,14 @@ from tests.nemesis.faults import Fault, Maker
 from tests.nemesis.node import Node
 
 TICK_SECONDS: Final = 0.02
+USUAL: Final = 4
+_WEIGHTS: Final = {
+    # What strikes every node leaves little to see meanwhile.
+    "restart immediate": 1,
+    "freeze database": 1,
+    "terminate backends": 2,
+    "proxy doubt on": 6,
+}
 RESTART_SECONDS: Final = 1.0
 """After how long a node that has ended by itself is started again, as a service manager does."""
 
@@ -21,7 +29,7 @@ RESTART_SECONDS: Final = 1.0
 class Nemesis:
     """A thread that causes faults until the block is left; then it ends all of them.
 
-    It begins with one fault of each kind, in random order, and draws by weight afterwards. ``at_once`` faults of
+    It begins with one fault of each kind, in random order, and draws by ``_WEIGHTS`` afterwards. ``at_once`` faults of
     different targets overlap, and ``gap`` are the least and most seconds between two beginnings.
     """
 
@@ -33,10 +41,8 @@ class Nemesis:
         seed: int,
         at_once: int = 2,
         gap: tuple[float, float] = (0.3, 2.0),
-        weights: Mapping[str, int] | None = None,
     ) -> None:
         self._makers = dict(makers)
-        self._weights = dict(weights or {})
         self._nodes = nodes
         self._random = random.Random(seed)
         self._at_once = at_once
@@ -111,7 +117,7 @@ class Nemesis:
 
     def _drawn(self) -> str:
         kinds = list(self._makers)
-        return self._random.choices(kinds, [self._weights.get(kind, 1) for kind in kinds])[0]
+        return self._random.choices(kinds, [_WEIGHTS.get(kind, USUAL) for kind in kinds])[0]
 
     def _end(self, fault: Fault) -> None:
         fault.end()

@@ -1,4 +1,4 @@
-"""Nodes for a run under faults: each with a network of its own, two workers, and sockets that clients reach anyway.
+"""A node for a run under faults: with a network of its own, two workers, and sockets that clients reach anyway.
 
 Only what goes to PostgreSQL uses the network: clients and operators use unix sockets, which belong to no network
 namespace. So a node can be cut off from its store and still be asked, which is the dangerous case.
@@ -61,6 +61,9 @@ class Node(Patgate):
             "roles": ROLES,
             "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],
             "data_dir": str(directory / "data"),
+            "log": {"access": "off"},
+            # One node records requests too, so that batches of events and changes of others meet at the chain's head.
+            "audit": {"requests": "off" if number else "refused"},
             **store,
         }
         super().__init__(directory, config, prefix=prefix)

@@ -37,6 +37,10 @@ class Decisions:
         self.start.append(start)
         self.end.append(end)
 
+    def allowed(self) -> Iterator[int]:
+        """The node of each allow."""
+        return (node for node, verdict in zip(self.node, self.verdict, strict=True) if verdict == ALLOWED)
+
     def write(self, path: Path) -> None:
         with path.open("wb") as file:
             file.write(len(self).to_bytes(8, sys.byteorder))

@@ -30,6 +30,8 @@ class Verdict:
     twice: list[str] = field(default_factory=list)
     """Events that no change explains."""
     problems: list[str] = field(default_factory=list)
+    allowed: Counter[str] = field(default_factory=Counter)
+    """How many requests each node has allowed."""
     kinds: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
     waits: dict[str, list[float]] = field(default_factory=dict)
@@ -57,6 +59,7 @@ def judge(records: Sequence[Record], events: Iterable[Event]) -> Verdict:
         verdict.decisions += len(record.decisions)
         verdict.problems += record.problems
         verdict.other.update(record.other)
+        verdict.allowed.update(f"n{node}" for node in record.decisions.allowed())
         verdict.violations += violations(
             record.judged(), [each.change() for each in record.changes], denied_at_first=record.unborn
         )

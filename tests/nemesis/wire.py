@@ -41,6 +41,8 @@ class Asker(asyncio.Protocol):
         self.asked: Register | None = None
         self.begun = 0
         self.closed = False
+        self.refused = False
+        """Whether the last answer was no verdict."""
         self.connected = False
         self._answered = answered
         self._free = free

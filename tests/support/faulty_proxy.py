@@ -252,19 +252,24 @@ class _Proxy:
             case ["stall", "up" | "down" as direction]:
                 faults.stalled.add(direction)
                 self._flow(direction, False)
+            case ["release"]:
+                self._release()
             case ["notify", "on" | "off" as how]:
                 faults.notify = how == "on"
             case ["doubt", "on" | "off" as how]:
                 faults.doubt = how == "on"
             case ["mend"]:
                 faults.cut, faults.notify, faults.doubt = False, True, False
-                for each in list(faults.stalled):
-                    faults.stalled.discard(each)
-                    self._flow(each, True)
+                self._release()
             case ["report"]:
                 pass
             case _:
                 raise ValueError(command)
+
+    def _release(self) -> None:
+        for direction in list(self.faults.stalled):
+            self.faults.stalled.discard(direction)
+            self._flow(direction, True)
 
     def drop(self) -> None:
         for pair in list(self.pairs):

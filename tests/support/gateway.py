@@ -303,7 +303,12 @@ class ControlClient:
 
     def ready(self) -> bool:
         """Whether the node says that it can serve requests."""
-        return self._connection.request("GET", "/readyz", host="localhost").status == 200
+        return not self.unready()
+
+    def unready(self) -> str:
+        """Why the node cannot serve requests, as JSON; "" if it can."""
+        response = self._connection.request("GET", "/readyz", host="localhost")
+        return "" if response.status == 200 else response.body.decode()
 
     def call(self, method: str, path: str, document: Any = None) -> Any:
         """The response's document; fails unless the response is a success."""

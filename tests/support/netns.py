@@ -4,8 +4,8 @@ Rules of this module:
 1. Nothing is named in the file system and nothing is changed in the namespace of the tests. A namespace lives as long
    as a process that reads from a pipe of ours, so that it ends with us however we end, and its links end with it.
 2. Paths do not belong to a network namespace: tests reach a host's unix(7) sockets whatever happens to its link.
-3. It needs root, or CAP_SYS_ADMIN and CAP_NET_ADMIN, and ``ip``, ``tc`` (iproute2), ``nsenter``, ``unshare``
-   (util-linux).
+3. Who is not root uses a user namespace, in which they are; the programs in it see their files as root's.
+4. It needs ``ip`` and ``tc`` (iproute2), ``nsenter`` and ``unshare`` (util-linux).
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ _DROPS: Final = ("root", "pfifo", "limit", "0")
 class Namespace:
     """A network namespace with its loopback interface up; a context manager, or ``close`` it."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Namespace | None = None) -> None:
+        """``beside``: another one, of the same user namespace; needed for links between them."""
+        enter = [] if beside is None else beside.user_prefix
+        make = ["--user", "--map-root-user"] if os.geteuid() != 0 and beside is None else []
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "--", "cat"],
+            [*enter, "unshare", *make, "--net", "--", "cat"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
         )  # fmt: skip
         assert self._holder.stdin and self._holder.stdout and self._holder.stderr
@@ -59,9 +62,16 @@ class Namespace:
         return self._holder.pid
 
     @property
+    def user_prefix(self) -> list[str]:
+        """The beginning of a command that enters the user namespace; nothing for root."""
+        if os.geteuid() == 0:
+            return []
+        return ["nsenter", f"--user=/proc/{self.pid}/ns/user", "--preserve-credentials", "--"]
+
+    @property
     def prefix(self) -> tuple[str, ...]:
         """The command that runs the command after it in this namespace, in the same process."""
-        return ("nsenter", f"--net=/proc/{self.pid}/ns/net", "--")
+        return (*(self.user_prefix[:-1] or ["nsenter"]), f"--net=/proc/{self.pid}/ns/net", "--")
 
     def run(self, *argv: str, check: bool = True) -> str:
         """Run a short command in the namespace and return its output; with ``check`` it must succeed."""
@@ -148,7 +158,7 @@ class Network:
     def add(self) -> Host:
         """One more host."""
         number = len(self.hosts)
-        namespace = self._open.enter_context(Namespace())
+        namespace = self._open.enter_context(Namespace(self.hub))
         host = Host(namespace=namespace, hub=self.hub, address=f"{_SUBNET}.{10 + number}", port=f"veth{number}")
         self.hub.run(
             "ip", "link", "add", host.port, "type", "veth", "peer", "name", "eth0", "netns", str(namespace.pid)

@@ -254,7 +254,7 @@ class Postgres:
     def _is_ready(self) -> bool:
         assert self.running, f"PostgreSQL ended\n{self.tail()}"
         # The last line of this file says "ready" once connections are accepted.
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, IndexError):  # an empty file is one that is being written
             return (self.data / "postmaster.pid").read_text().splitlines()[-1].strip() in ("ready", "standby")
         return False
 

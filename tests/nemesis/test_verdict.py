@@ -1,0 +1,86 @@
+"""The judge of a run: it finds what is wrong in records, and nothing in right ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.history.checker import Outcome
+from tests.nemesis.record import Record, Recorded
+from tests.nemesis.verdict import compare, judge
+from tests.nemesis.wire import complete
+
+REVOKED = Recorded(
+    kind="revoke", registers=["c0-0 read"], allows=False, cause="token", start=100, end=200, node=1,
+    action="account.pat.revoke", target="T", outcome=Outcome.ACKNOWLEDGED,
+)  # fmt: skip
+SUSPENDED = replace(REVOKED, kind="suspend", cause="suspend", action="account.user.suspend", target="U")
+
+
+def event(action: str, target: str) -> dict[str, Any]:
+    return {"action": action, "target_id": target}
+
+
+def recorded(*decisions: tuple[int, bool, int, int]) -> Record:
+    """A record of one revoked register, and decisions of a node: node, allowed, start, end."""
+    record = Record(registers=["c0-0 read"], changes=[REVOKED])
+    for node, allowed, start, end in decisions:
+        record.decisions.add(0, node, allowed, start, end)
+    return record
+
+
+def test_nodes_may_differ_before_the_answer_and_not_after_it() -> None:
+    events = [event("account.pat.revoke", "T")]
+    right = judge([recorded((0, False, 110, 120), (1, True, 130, 190), (1, False, 195, 210))], events)
+    assert right.passed() and right.decisions == 3 and right.kinds == {"revoke": 1}
+    wrong = judge([recorded((0, False, 110, 120), (1, True, 201, 210))], events)
+    assert [violation.node for violation in wrong.violations] == ["n1"]
+    assert "n1" in wrong.faults()[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "events", "lost", "twice"),
+    [
+        ([SUSPENDED], 1, 0, 0),
+        ([SUSPENDED], 0, 1, 0),
+        ([SUSPENDED], 2, 0, 1),
+        ([SUSPENDED, replace(SUSPENDED, outcome=Outcome.IN_DOUBT)], 1, 0, 0),
+        ([SUSPENDED, replace(SUSPENDED, outcome=Outcome.IN_DOUBT)], 2, 0, 0),
+        ([replace(SUSPENDED, outcome=Outcome.IN_DOUBT)], 0, 0, 0),
+        ([SUSPENDED, SUSPENDED], 1, 1, 0),
+        ([REVOKED, REVOKED], 1, 0, 0),
+        ([REVOKED, REVOKED], 0, 1, 0),
+        ([REVOKED, REVOKED], 2, 0, 1),
+    ],
+)
+def test_acknowledged_changes_are_compared_with_the_audit_log(
+    changes: list[Recorded], events: int, lost: int, twice: int
+) -> None:
+    found = compare(changes, [event(changes[0].action, changes[0].target)] * events)
+    assert (len(found[0]), len(found[1])) == (lost, twice)
+
+
+def test_a_record_survives_its_files(tmp_path: Path) -> None:
+    record = recorded((0, False, 110, 120), (3, True, 2**62, 2**62 + 1))
+    record.unborn.append(("c0-0 read", "token"))
+    record.other["n0 503 authority_unavailable"] = 4
+    record.write(tmp_path, "c0")
+    found = Record.read(tmp_path, "c0")
+    assert list(found.judged()) == list(record.judged())
+    assert (found.changes, found.unborn, found.other) == (record.changes, record.unborn, record.other)
+
+
+@pytest.mark.parametrize(
+    ("data", "whole"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r", False),
+        (b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 4\r\nX: y\r\n\r\nabc", False),
+        (b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 4\r\nX: y\r\n\r\nabcd", True),
+    ],
+)
+def test_a_response_is_read_to_its_end(data: bytes, whole: bool) -> None:
+    assert complete(data) is whole
