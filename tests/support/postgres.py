@@ -233,6 +233,12 @@ class Postgres:
         return self._server is not None and self._server.poll() is None
 
     @property
+    def pid(self) -> int:
+        """The server's main process."""
+        assert self._server is not None
+        return self._server.pid
+
+    @property
     def pids(self) -> list[int]:
         """The server's main process and its children; none if it does not run."""
         return [] if self._server is None or not self.running else [self._server.pid, *children(self._server.pid)]
@@ -251,7 +257,9 @@ class Postgres:
         assert self.running, f"PostgreSQL ended\n{self.tail()}"
         # The last line of this file says "ready" once connections are accepted.
         with suppress(FileNotFoundError):
-            return (self.data / "postmaster.pid").read_text().splitlines()[-1].strip() in ("ready", "standby")
+            lines = (self.data / "postmaster.pid").read_text().split()
+            # The file may be that of a server that was killed.
+            return lines[:1] == [str(self.pid)] and lines[-1] in ("ready", "standby")
         return False
 
     def stop(self, mode: str = "fast") -> None:
@@ -304,10 +312,14 @@ class Postgres:
 
     def create_database(self, template: str = "template1") -> str:
         """A new database that ``OWNER`` owns: its address. ``template`` is the name of a database to copy."""
-        self._databases += 1
-        name = f"test_{os.getpid()}_{self._databases}"
+        name = self.new_name()
         self.psql(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {template}")
         return self.url(name)
+
+    def new_name(self) -> str:
+        """A name that no database has yet."""
+        self._databases += 1
+        return f"test_{os.getpid()}_{self._databases}"
 
     def drop_database(self, url: str) -> None:
         """Drop a database, with every connection to it."""
