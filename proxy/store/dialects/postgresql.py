@@ -32,6 +32,7 @@ from proxy.store.dialects import postgresql_dsn, postgresql_pooler
 from proxy.store.dialects.postgresql_driver import (
     FAILURES,
     Connection,
+    Gone,
     Limits,
     Servers,
     cause,
@@ -268,7 +269,7 @@ class PostgresqlDatabase:
             async with self._reading:
                 for _ in range(self._count):
                     # After a restart every connection of the pool is gone, and the last to be borrowed is a new one.
-                    with suppress(_Gone):
+                    with suppress(Gone):
                         return [compiled.decode(row) for row in await self._fetch(compiled.sql, arguments)]
                 return [compiled.decode(row) for row in await self._fetch(compiled.sql, arguments)]
 
@@ -285,17 +286,10 @@ class PostgresqlDatabase:
             except FAILURES as error:
                 without_values(error)
                 if is_lost(error, driver):
-                    raise _Gone from error
+                    raise Gone from error
                 raise
         finally:
             borrowed.close()
-
-
-class _Gone(StoreUnavailable):
-    """The server has closed a connection that was idle before, as a restart does."""
-
-    def __init__(self) -> None:
-        super().__init__("the store cannot be used now because the connection was lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,10 @@ _ROLLBACK_SECONDS: Final = 2.0
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _STOOD_STILL: Final = "25P03"
+_TERMINATED: Final = "57P01"
+_LOST: Final = "the connection was lost"
 _CAUSES: Final[Mapping[str, str]] = {
-    "08": "the connection was lost",
+    "08": _LOST,
     "25006": "it can only be read",
     _STOOD_STILL: "a transaction stood still for too long",
     "28": "it refuses the user or the password",
@@ -222,14 +224,21 @@ def cause(error: Exception) -> str:
         state = error.sqlstate or ""
         return _CAUSES.get(state) or _CAUSES.get(state[:2], "")
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return _CAUSES["08"]
+        return _LOST
     if isinstance(error, socket.gaierror):
         return "its host name is unknown"
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         return "no server listens there"
-    return _tls_cause(error) or (_CAUSES["08"] if isinstance(error, OSError) else "")
+    return _tls_cause(error) or (_LOST if isinstance(error, OSError) else "")
+
+
+class Gone(StoreUnavailable):
+    """The server has closed a connection, as a restart does to all of them; nothing is known of the statement."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the store cannot be used now because {_LOST}")
 
 
 def value_problem(error: Exception) -> str:
@@ -281,11 +290,11 @@ class Servers:
             try:
                 connection = await self._connect(*hosts[index], settings)
             except PostgresError as error:
-                failure = unavailable(error)
+                failure = Gone() if error.sqlstate == _TERMINATED else unavailable(error)
                 if not (error.sqlstate or "").startswith(_NEXT_HOST):
                     raise failure from error
             except FAILURES as error:
-                failure = unavailable(error)
+                failure = Gone() if cause(error) == _LOST else unavailable(error)
                 failure.__cause__ = error
             else:
                 if connection is not None:
