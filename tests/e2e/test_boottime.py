@@ -1,0 +1,73 @@
+"""Leases are on CLOCK_BOOTTIME in every process: it counts a suspend, which CLOCK_MONOTONIC leaves out.
+
+A time namespace (time_namespaces(7)) sets one of the two clocks ten days ahead, as after a suspend of ten days.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from proxy.core.ipc.clock import boottime_ns
+from proxy.gateway.grants.page_reader import PageReader
+from tests.support.backends import program
+from tests.support.gateway import Patgate
+from tests.support.process import wait_until
+from tests.support.recorder import Recorder
+
+OWNER = "eve@example.org"
+TARGET = "/v1/things/1"
+AHEAD = 10 * 86_400
+LEASE = 1.0
+
+
+def lease_ends(node: Patgate) -> float:
+    """The end of the node's lease in the shared page, in seconds."""
+    page = PageReader(node.directory / "data" / "page")
+    try:
+        return page.view.lease_until_ns / 1e9
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize(("clock", "ahead"), [("--boottime", AHEAD), ("--monotonic", 0)])
+def test_authority_and_workers_have_their_lease_on_the_clock_that_counts_a_suspend(
+    tmp_path: Path, recorder: Recorder, clock: str, ahead: int
+) -> None:
+    config = {
+        "workers": 1,
+        "lease": f"{LEASE}s",
+        "upstreams": {"app": {"servers": [recorder.url]}},
+        "roles": {"editor": ["things:*"]},
+        "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],
+    }
+    alone = [program("unshare"), "--time", clock, str(AHEAD), *(["--map-root-user"] if os.geteuid() else [])]
+    with Patgate(tmp_path, config, prefix=alone) as node:
+        node.add_user(OWNER, "editor")
+        token = node.token(OWNER)
+
+        def status() -> int:
+            with node.connect() as connection:
+                return connection.request("GET", TARGET, headers=token.bearer).status
+
+        # On a busy machine the authority may be late once.
+        wait_until(lambda: status() == 200, "a decision from the cache")
+        authority = node.authority_pid()
+        os.kill(authority, signal.SIGSTOP)
+        try:
+            # It is frozen within the lease that it wrote last, or before its next.
+            left = lease_ends(node) - boottime_ns() / 1e9
+            assert ahead - 60 < left <= ahead + LEASE
+            wait_until(lambda: status() == 503, "the end of the lease, which the worker sees on the same clock")
+        finally:
+            os.kill(authority, signal.SIGCONT)
+        wait_until(lambda: status() == 200, "decisions again")
+
+
+def test_the_clock_is_boottime() -> None:
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    assert before <= boottime_ns() <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
