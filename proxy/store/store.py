@@ -101,13 +101,13 @@ class Store:
         key_fingerprint: str,
         on_commit: OnCommit | None = None,
         readers: int = 4,
-        session: str | None = None,
         notify: bool = True,
+        session: str | None = None,
     ) -> Store:
         """Open the database at ``url`` (``address.store_url``); create or migrate it if needed.
 
-        ``session`` is the address without the transaction pooler that stands at ``url``, if there is one. ``notify``:
-        changes wake those who listen for them, if the database can do that.
+        ``notify``: changes wake those who listen for them, if the database can do that. ``session`` is the address
+        without the transaction pooler that stands at ``url``, if there is one.
 
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey if ``key_fingerprint`` (``services.derived_secrets``) is
         not the one that the store was created with.
@@ -322,7 +322,7 @@ class Store:
         return await self._audit.outdated(before, now)
 
     async def trim_audit(self, through: int, limit: int, record: Occurred | None = None) -> int:
-        """Remove the oldest events up to number ``through``, at most ``limit``, and append ``record`` about it.
+        """Append ``record``, then remove the oldest events up to number ``through``, at most ``limit``.
 
         Returns how many were removed. No change row: no decision depends on the log. Raises Conflict if the chain is
         broken there.
