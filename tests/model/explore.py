@@ -74,6 +74,8 @@ class Explorer:
             if one.lease and Bug.ROW_BEFORE_LEASE in self.model.bugs:
                 found.append((f"{NAMES[index]}: ends its lease", one._replace(lease=0)))
             return found
+        if self.model.quiet and index == 0 and not one.fenced and one.era != store.era:
+            return [failover.connected(self.model, store, one, NAMES[index])]
         if one.fenced or (self.model.quiet and index == 0):
             return []
         if one.era != store.era:

@@ -69,11 +69,11 @@ def steps_elsewhere(model: Configuration, store: Store, node: Node, index: int) 
         if Bug.RENEWAL_NOT_DURABLE in model.bugs and node.reply == ABSENT:
             words = f"{name}: renews at the old primary, which returns head {newest}"
             found.append((words, node._replace(reply=newest, left=lease_of(model, store, index))))
-    found.append(_connected(model, store, node, name))
+    found.append(connected(model, store, node, name))
     return found
 
 
-def _connected(model: Configuration, store: Store, node: Node, name: str) -> NodeStep:
+def connected(model: Configuration, store: Store, node: Node, name: str) -> NodeStep:
     """Rule 2: the node compares what it remembers with the store that it reaches."""
     known = len(store.before) >= node.page and store.before[: node.page] == store.changes[: node.page]
     if Bug.NO_FENCE in model.bugs:

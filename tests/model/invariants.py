@@ -32,9 +32,7 @@ def broken(model: Configuration, state: State) -> Iterator[Invariant]:
         if call.phase is Phase.ANSWERED:
             if not _in_history(model, store, call, k):
                 yield Invariant.HISTORY
-            if any(_decides(node) and not _applied(store, node, call) for node in state.nodes):
-                yield Invariant.REVOKED
-            elif any(_decides(node) and node.cached and _revoked(store, node, call) for node in state.nodes):
+            if any(_decides(node) and _violates(store, node, call) for node in state.nodes):
                 yield Invariant.REVOKED
         elif call.phase in (Phase.FAILED, Phase.FAILED_OPEN):
             if any(change.call == k for change in store.changes):
@@ -69,6 +67,11 @@ def _decides(node: Node) -> bool:
 
 def _history(store: Store, node: Node) -> tuple[Stored, ...]:
     return store.changes if node.era == store.era else store.before
+
+
+def _violates(store: Store, node: Node, call: Call) -> bool:
+    """Whether a request that begins at the node now may get a verdict that the call's answer has ruled out."""
+    return not _applied(store, node, call) or (node.cached and _revoked(store, node, call))
 
 
 def _applied(store: Store, node: Node, call: Call) -> bool:
