@@ -106,6 +106,7 @@ soak: TOOLS += wrk
 soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind, a crash at each system call
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
+	@$(BIN)/python -m tests.model --deep
 	@PATGATE_TEST_ROUNDS=1000 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/e2e/test_freshness.py
 	@PATGATE_TEST_EVERY_CALL=1 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/contract/test_crash_points.py
 	@$(MAKE) --no-print-directory nemesis
