@@ -68,6 +68,8 @@ class Outcome:
     utilisation: float
     """Of the database's cores."""
     renewal_p99: float
+    late: float
+    """The share of renewals that took longer than half a lease, after which a node gives its connection up."""
     lapsed: float
     """The share of the nodes' time without a lease."""
     unfinished: int
@@ -76,8 +78,9 @@ class Outcome:
 
     @property
     def steady(self) -> bool:
-        """Whether the database keeps up: its cores are not full, and all nodes keep their leases."""
-        return self.utilisation < 0.95 and self.lapsed < 0.0005 and self.unfinished <= max(3, self.changes // 10)
+        """Whether the database keeps up: its cores are not full, and all nodes renew their leases in time."""
+        renewed = self.lapsed < 0.0005 and self.late < 0.0005
+        return self.utilisation < 0.95 and renewed and self.unfinished <= max(3, self.changes // 10)
 
 
 class _Node:
@@ -262,7 +265,7 @@ def simulate(
     simulator.run(warm_up)
     busy, syncs = fleet.database.busy_seconds, fleet.disk.syncs
     simulator.run(warm_up + seconds)
-    late = sum(max(0.0, simulator.now - max(node.expires, warm_up)) for node in fleet.nodes)
+    lapsed = sum(max(0.0, simulator.now - max(node.expires, warm_up)) for node in fleet.nodes)
     return Outcome(
         changes=len(fleet.waits),
         acknowledged_p50=_ms(fleet.waits, 0.5),
@@ -271,7 +274,8 @@ def simulate(
         commit_p99=_ms(fleet.commits, 0.99),
         utilisation=min(1.0, fleet.database.utilisation(warm_up, busy)),
         renewal_p99=_ms(fleet.renewals, 0.99) or 0.0,
-        lapsed=(fleet.lapsed + late) / (seconds * deployment.nodes),
+        late=sum(time > deployment.lease / 2 for time in fleet.renewals) / max(1, len(fleet.renewals)),
+        lapsed=(fleet.lapsed + lapsed) / (seconds * deployment.nodes),
         unfinished=fleet.asked - fleet.answered,
         syncs_per_second=(fleet.disk.syncs - syncs) / seconds,
     )
