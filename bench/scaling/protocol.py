@@ -2,13 +2,13 @@
 
 The costs are the measured ones (``measurements``). The database is a number of cores with one queue and a disk with
 group commit; the network is a delay; a node has one session, on which it renews and acknowledges one statement at a
-time, and a core of its own. Of each rule the simulation has what costs time:
+time, and a core of its own. Of the protocol the simulation has what costs time:
 
-1. A node renews its lease every fifth of it, from a phase of its own: one statement, one sync of the disk.
-5, 6. A notification costs the committing backend and each listener. Each node then reads the head and acknowledges.
-7. Then it fetches the keys, on another connection.
-8 to 10. Changes arrive at random and hold the lock on the head from the first statement to the end of the commit.
-13. Whoever waits polls every 2 ms, and pays for each row.
+1. Renewing: every fifth of the lease, from a phase of its own, each node sends one statement, which waits for the disk.
+2. Following: a notification costs the committing backend and each listener. Each node then reads the head and
+   acknowledges. Then it fetches the keys, on another connection.
+3. Changing: changes arrive at random and hold the lock on the head from the first statement to the end of the commit.
+4. Waiting: the one that made a change polls every 2 ms, and pays for each row.
 
 Changes are made by authorities of their own, so none shares its poller with another. Not simulated: locks inside of
 PostgreSQL, vacuum, checkpoints, lost packets, and nodes that are frozen (their cost is the lease, by rule 15).
@@ -144,7 +144,7 @@ class _Fleet:
         else:
             self._client.serve(seconds, then)
 
-    # Rule 1.
+    # Renewing.
     def renew(self, node: _Node) -> None:
         began = self.simulator.now
         self.simulator.after(self._is.lease / RENEWALS, lambda: self.renew(node))
@@ -163,7 +163,7 @@ class _Fleet:
 
         node.turns.take(lambda: self.statement("renewal", lambda: self.disk.sync(renewed)))
 
-    # Rules 5 to 7.
+    # Following.
     def notified(self, place: int) -> None:
         node = self.nodes[place]
         if node.following:
@@ -197,7 +197,7 @@ class _Fleet:
 
         node.turns.take(follow)
 
-    # Rules 8 to 14.
+    # Changing and waiting.
     def change(self) -> None:
         self.simulator.after(self.simulator.random.expovariate(self._is.changes_per_second), self.change)
         self.asked += 1

@@ -14,7 +14,7 @@ def test_the_published_page_is_what_the_stored_measurements_give() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.0123, "0.012"), (3.04, "3"), (9.96, "10"), (54.4, "54"), (8133, "8,100"), (float("inf"), "never")],
+    [(0, "0"), (0.0123, "0.012"), (3.04, "3"), (9.96, "10"), (54.4, "54"), (8133, "8,100")],
 )
 def test_what_is_simulated_has_two_digits(value: float, text: str) -> None:
     assert page.significant(value) == text
