@@ -29,6 +29,9 @@ GATE_MS: Final = 10.0
 LEASES: Final = (2.0, 10.0, 30.0)
 EXPONENT: Final = 0.9
 _CHANGES: Final = 40
+_MOST_CHANGES: Final = 400
+_NODE_CHANGES: Final = 12_000
+_QUIET_SECONDS: Final = 20.0
 _WORKERS: Final = 4
 CELL: Final = 30
 MARGIN: Final = 0.02
@@ -75,9 +78,10 @@ def costs_text(costs: Measurements) -> str:
 
 
 def simulated(costs: Measurements, deployment: Deployment) -> Outcome:
-    """Simulate as long as some dozens of changes take."""
-    rate = deployment.changes_per_second
-    return simulate(costs, deployment, seconds=min(20.0, max(2.0, _CHANGES / rate)), warm_up=deployment.lease / 4)
+    """Simulate as long as some hundreds of changes take, or some dozens for a large fleet, which costs more."""
+    changes = min(_MOST_CHANGES, max(_CHANGES, _NODE_CHANGES // deployment.nodes))
+    seconds = max(2.0, changes / deployment.changes_per_second) if deployment.changes_per_second else _QUIET_SECONDS
+    return simulate(costs, deployment, seconds=seconds, warm_up=deployment.lease / 4)
 
 
 def _acknowledged(costs: Measurements, nodes: int, rate: float) -> Outcome | None:
@@ -95,6 +99,10 @@ def _cell(outcome: Outcome | None) -> str:
     return text if outcome.acknowledged_p99 <= GATE_MS else f"**{text}**"
 
 
+def _steady_p99(outcome: Outcome | None) -> float | None:
+    return outcome.acknowledged_p99 if outcome is not None and outcome.steady else None
+
+
 def _busy(outcome: Outcome | None) -> str:
     return "100%" if outcome is None else f"{outcome.utilisation:.0%}"
 
@@ -110,13 +118,8 @@ class Tables:
         """The largest simulated fleet whose acknowledgements are within the gate."""
         good = 0
         for nodes in NODES:
-            outcome = self.outcomes[nodes, rate]
-            if (
-                outcome is None
-                or not outcome.steady
-                or outcome.acknowledged_p99 is None
-                or outcome.acknowledged_p99 > GATE_MS
-            ):
+            p99 = _steady_p99(self.outcomes[nodes, rate])
+            if p99 is None or p99 > GATE_MS:
                 break
             good = nodes
         return good
@@ -153,7 +156,7 @@ class Tables:
         rows = []
         for lease in LEASES:
             for nodes in (100, 1000):
-                quiet = Deployment(nodes=nodes, changes_per_second=0.001, lease=lease, cores=CORES)
+                quiet = Deployment(nodes=nodes, changes_per_second=0.0, lease=lease, cores=CORES)
                 made = simulated(self._costs, quiet)
                 rows.append(
                     [
