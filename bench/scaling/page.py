@@ -28,9 +28,9 @@ GATE_MS: Final = 10.0
 """The bound of the p99 from COMMIT's return to the last acknowledgement."""
 LEASES: Final = (2.0, 10.0, 30.0)
 EXPONENT: Final = 0.9
-_CHANGES: Final = 40
-_MOST_CHANGES: Final = 400
-_NODE_CHANGES: Final = 12_000
+_CHANGES: Final = 25
+_MOST_CHANGES: Final = 250
+_NODE_CHANGES: Final = 6_000
 _QUIET_SECONDS: Final = 20.0
 _WORKERS: Final = 4
 CELL: Final = 30
