@@ -17,7 +17,7 @@ from bench.scaling.protocol import NETWORK_SECONDS, Deployment, Outcome, simulat
 from bench.scaling.sizing import Fleet
 
 DOCUMENT: Final = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
-_TEXT: Final = Path(__file__).parent / "page.md.in"
+_TEXT: Final = Path(__file__).parent / "page.template"
 
 REQUESTS: Final = 1_000_000.0
 TOKENS: Final = 100_000_000
