@@ -6,7 +6,8 @@
 1. A message never repeats any part of an address, because each may be a piece of a password.
 2. Readers of URLs differ where a password contains a delimiter, and one of them would show a piece of it as a host or a
    database. So delimiters in user, password and database must be percent-encoded, as in RFC 3986 §3.2.1.
-3. The parameters are a fixed list: a misspelled ``sslmode`` must not turn encryption off.
+3. The parameters are a fixed list: a misspelled ``sslmode`` must not turn encryption off. All that is accepted here,
+   the dialect of the store accepts too, and means the same; a test compares them.
 """
 
 import re
@@ -21,13 +22,27 @@ from proxy.settings.addresses import parse_host, parse_port, split_port
 
 EMBEDDED: Final = "sqlite"
 SCHEME: Final = "postgresql://"
-PARAMETERS: Final = ("host", "sslcert", "sslkey", "sslmode", "sslrootcert")
+PARAMETERS: Final = (
+    "application_name",
+    "connect_timeout",
+    "host",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "target_session_attrs",
+)
 """The parameters of the query, in libpq's words."""
 FILES: Final = ("sslcert", "sslkey", "sslrootcert")
 """The parameters that name a file."""
+SYSTEM: Final = "system"
+"""The value of ``sslrootcert`` for the certificate authorities of the operating system."""
 SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-VERIFIED: Final = frozenset({"verify-ca", "verify-full"})
+VERIFIED: Final = ("verify-ca", "verify-full")
 """The modes in which the server must show a certificate of a known authority."""
+_ENCRYPTED: Final = ("require", *VERIFIED)
+_WRITABLE: Final = ("read-write", "primary")
 DEFAULT_PORT: Final = 5432
 
 _PRINTABLE: Final = re.compile(r"[!-~]+")
@@ -120,17 +135,46 @@ def _parameters(query: str) -> dict[str, str]:
             raise ValueError(f"has an unknown parameter; known are {_NAMES}")
         if name in parameters:
             raise ValueError(f"has the parameter {name} twice")
+        if "+" in value:
+            raise ValueError(f"has a + in its parameter {name}; write %2B, because some programs read + as a space")
         parameters[name] = decoded = _decoded(value)
         if not decoded:
             raise ValueError(f"has no value for its parameter {name}")
-    if parameters.get("sslmode", SSL_MODES[0]) not in SSL_MODES:
+    _check_numbers(parameters)
+    _check_tls(parameters)
+    return parameters
+
+
+def _check_numbers(parameters: Mapping[str, str]) -> None:
+    if parameters.get("target_session_attrs", _WRITABLE[0]) not in _WRITABLE:
+        raise ValueError(f"its parameter target_session_attrs must be {' or '.join(_WRITABLE)}: a standby is behind")
+    seconds = parameters.get("connect_timeout", "1")
+    if not (seconds.isascii() and seconds.isdigit() and 1 <= int(seconds[:9]) <= 60):
+        raise ValueError("its parameter connect_timeout must be a number of seconds from 1 to 60")
+    if not parameters.get("host", "/").startswith("/"):
+        raise ValueError("its parameter host must be an absolute path, the directory of a unix socket")
+    if "port" in parameters:
+        if "host" not in parameters:
+            raise ValueError("has its port in the parameter port; write it behind the host")
+        parse_port(parameters["port"], lowest=1)
+
+
+def _check_tls(parameters: Mapping[str, str]) -> None:
+    mode, root = parameters.get("sslmode", ""), parameters.get("sslrootcert")
+    if mode and mode not in SSL_MODES:
         raise ValueError(f"its parameter sslmode must be {', '.join(SSL_MODES[:-1])} or {SSL_MODES[-1]}")
-    for name in ("host", *FILES):
-        if not parameters.get(name, "/").startswith("/"):
+    for name in FILES:
+        path = parameters.get(name, "/")
+        if not path.startswith("/") and (name, path) != ("sslrootcert", SYSTEM):
             raise ValueError(f"its parameter {name} must be an absolute path")
     if ("sslcert" in parameters) != ("sslkey" in parameters):
         raise ValueError("needs both or none of its parameters sslcert and sslkey")
-    return parameters
+    if mode in VERIFIED and root is None:
+        raise ValueError(f"needs sslrootcert with sslmode={mode}: a file, or sslrootcert={SYSTEM} for the system's")
+    if root == SYSTEM and mode != "verify-full":
+        raise ValueError(f"needs sslmode=verify-full with sslrootcert={SYSTEM}: anybody gets such a certificate")
+    if mode not in _ENCRYPTED and any(name in parameters for name in FILES):
+        raise ValueError("has certificates, and needs sslmode=require, verify-ca or verify-full")
 
 
 def is_shared(store: str) -> bool:

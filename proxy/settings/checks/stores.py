@@ -8,7 +8,7 @@ from typing import Final
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc
-from proxy.settings.store_urls import FILES, VERIFIED, PostgresqlUrl, has_password, is_shared
+from proxy.settings.store_urls import FILES, SYSTEM, VERIFIED, PostgresqlUrl, has_password, is_shared
 
 _DRIVER: Final = "asyncpg"
 """The module that the extra ``patgate[postgres]`` installs."""
@@ -58,7 +58,7 @@ def _password_twice(candidate: Candidate, loc: Loc, url: str) -> Iterator[RuleVi
 def _files(loc: Loc, url: str) -> Iterator[RuleViolation]:
     parameters = PostgresqlUrl.parse(url).parameters
     for name in FILES:
-        if name in parameters:
+        if parameters.get(name, SYSTEM) != SYSTEM:
             try:
                 with open(parameters[name], "rb"):
                     pass
@@ -76,6 +76,6 @@ def unverified(settings: Settings) -> Iterator[RuleViolation]:
         if not url.is_local and url.parameters.get("sslmode") not in VERIFIED:
             message = (
                 "the server's certificate is not verified, so another host on the network could pass itself off as the "
-                "store; add sslmode=verify-full and, for an authority of your own, sslrootcert"
+                "store; add sslmode=verify-full and sslrootcert"
             )
             yield RuleViolation(loc=(name,), message=message)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -335,9 +336,8 @@ class Gateway:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(0.01)
-            now = boottime_ns()
-            self.listener.sweep(now)
-            self.pipeline.sweep(now / 1e9)
+            self.listener.sweep(boottime_ns())
+            self.pipeline.sweep(time.monotonic())
             self.recorder.flush()
             self.sweeps += 1
 

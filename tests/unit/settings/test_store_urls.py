@@ -16,6 +16,7 @@ from proxy.settings.checks import stores
 from proxy.settings.load import load
 from proxy.settings.model import Settings
 from proxy.settings.store_urls import PostgresqlUrl, with_password, without_password
+from proxy.store.dialects import postgresql_dsn
 from proxy.supervisor.errors import ReloadRefused
 from proxy.supervisor.reload import refuse_fixed
 
@@ -55,13 +56,33 @@ def problems(tmp_path: Path) -> Problems:
         ("postgresql://u@/d?host=/run/postgresql", (), "d", "u", ""),
         ("postgresql:///d?host=/run/postgresql", (), "d", "", ""),
         ("postgresql://u@h/d?sslmode=verify-full&sslrootcert=/etc/ca%20x.pem", (("h", 5432),), "d", "u", ""),
+        (
+            "postgresql://u:p@h/d?sslmode=verify-full&sslrootcert=system&connect_timeout=9",
+            (("h", 5432),),
+            "d",
+            "u",
+            "p",
+        ),
+        ("postgresql://u@/d?host=/run/x&port=5433&application_name=a%2Bb", (), "d", "u", ""),
+        ("postgresql://u@h/d?sslmode=require&sslcert=/a&sslkey=/b", (("h", 5432),), "d", "u", ""),
+        ("postgresql://u@h,i:1/d?target_session_attrs=primary", (("h", 5432), ("i", 1)), "d", "u", ""),
     ],
 )
-def test_an_address_has_these_parts(
+def test_an_address_has_these_parts_for_the_dialect_too(
     url: str, hosts: tuple[tuple[str, int], ...], database: str, user: str, password: str
 ) -> None:
     found = PostgresqlUrl.parse(url)
     assert (found.hosts, found.database, found.user, found.password) == (hosts, database, user, password)
+    opened = postgresql_dsn.parse(url)
+    where = hosts or ((found.parameters["host"], int(found.parameters.get("port", "5432"))),)
+    named = tuple((host.lower(), port) for host, port in opened.hosts)
+    assert (named, opened.database, opened.password or "") == (where, database, password)
+    assert opened.user == user or not user
+    assert (opened.sslmode, opened.application_name) == (
+        found.parameters.get("sslmode", "prefer"),
+        found.parameters.get("application_name", "patgate"),
+    )
+    assert [opened.sslrootcert, opened.sslcert] == [found.parameters.get(name) for name in ("sslrootcert", "sslcert")]
 
 
 @pytest.mark.parametrize(
@@ -90,13 +111,31 @@ def test_an_address_has_these_parts(
         ("postgresql://u:hunter2%ff@h/d", "not UTF-8"),
         ("postgresql://u:hunter2%00@h/d", "NUL"),
         ("postgresql://u@h/d?password=hunter2", "must not have its password in the query"),
-        ("postgresql://u@h/d?hunter2=1", "has an unknown parameter; known are host, sslcert, sslkey, sslmode and"),
+        (
+            "postgresql://u@h/d?hunter2=1",
+            "has an unknown parameter; known are application_name, connect_timeout, host,",
+        ),
         ("postgresql://u:hunter2@h/d?", "has an unknown parameter"),
         ("postgresql://u@h/d?sslmode=hunter2", "sslmode must be disable, allow, prefer, require, verify-ca or verify-"),
         ("postgresql://u@h/d?sslmode=", "has no value for its parameter sslmode"),
         ("postgresql://u@h/d?sslmode=require&sslmode=disable", "has the parameter sslmode twice"),
         ("postgresql://u@h/d?sslrootcert=hunter2.pem", "sslrootcert must be an absolute path"),
         ("postgresql://u@/d?host=hunter2", "host must be an absolute path"),
+        ("postgresql://u@h/d?sslmode=require&sslrootcert=/a+hunter2", "write %2B"),
+        (
+            "postgresql://u@h/d?sslmode=verify-full&sslcert=/a&sslkey=/hunter2",
+            "needs sslrootcert with sslmode=verify-f",
+        ),
+        (
+            "postgresql://u@h/d?sslmode=verify-ca&sslrootcert=system",
+            "needs sslmode=verify-full with sslrootcert=system",
+        ),
+        ("postgresql://u@h/d?sslmode=prefer&sslrootcert=/hunter2", "has certificates, and needs sslmode=require"),
+        ("postgresql://u@h/d?target_session_attrs=any", "target_session_attrs must be read-write or primary"),
+        ("postgresql://u@h/d?connect_timeout=0", "connect_timeout must be a number of seconds from 1 to 60"),
+        ("postgresql://u@h/d?connect_timeout=1e9", "connect_timeout must be a number of seconds from 1 to 60"),
+        ("postgresql://u@h/d?port=1", "write it behind the host"),
+        ("postgresql://u@/d?host=/run&port=70000", "the port must be a number from 1 to 65535"),
         ("postgresql://u@h/d?sslkey=/hunter2", "needs both or none of its parameters sslcert and sslkey"),
     ],
 )
@@ -113,7 +152,7 @@ def test_a_session_is_never_on_the_embedded_store(problems: Problems) -> None:
 
 def test_every_problem_of_a_store_is_reported_at_once_with_its_line(problems: Problems) -> None:
     found = problems(
-        f"store: postgresql://u:{PASSWORD}@h/d?sslrootcert=/none.pem\nbrand: 1\n"
+        f"store: postgresql://u:{PASSWORD}@h/d?sslmode=require&sslrootcert=/none.pem\nbrand: 1\n"
         f"store_session: postgresql://u:{PASSWORD}@h/d\nstore_password: {PASSWORD}\nfailover: always\nlease: 61s\n"
     )
     assert [(problem.line, problem.path) for problem in found] == [
@@ -195,8 +234,14 @@ def test_only_the_authority_gets_a_password() -> None:
     [
         ("sqlite", "sqlite"),
         ("postgresql://u@h/d", "postgresql://u@h/d"),
-        ("postgresql://u:p@h:5432,i/d?sslrootcert=/a@b:c", "postgresql://u:***@h:5432,i/d?sslrootcert=/a@b:c"),
-        ("postgresql://u@h:5432/d?sslrootcert=/a@b", "postgresql://u@h:5432/d?sslrootcert=/a@b"),
+        (
+            "postgresql://u:p@h:5432,i/d?sslmode=require&sslrootcert=/a@b:c",
+            "postgresql://u:***@h:5432,i/d?sslmode=require&sslrootcert=/a@b:c",
+        ),
+        (
+            "postgresql://u@h:5432/d?sslmode=require&sslrootcert=/a@b",
+            "postgresql://u@h:5432/d?sslmode=require&sslrootcert=/a@b",
+        ),
         ("postgresql://u:p@ss@h/d", "postgresql://u:***@h/d"),
         ("postgresql://u:p/s@h/d", "postgresql://u:***@h/d"),
     ],
@@ -223,7 +268,7 @@ def test_any_password_survives_its_way_into_the_address(password: str) -> None:
     [
         (URL, True),
         (f"{URL}?sslmode=require", True),
-        (f"{URL}?sslmode=verify-full", False),
+        (f"{URL}?sslmode=verify-full&sslrootcert=system", False),
         ("postgresql://u@127.0.0.1,localhost,[::1]/d", False),
         ("postgresql://u@localhost,db/d", True),
         ("postgresql://u@/d?host=/run/postgresql", False),
