@@ -104,6 +104,7 @@ soak: TOOLS += wrk
 soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
+	@$(BIN)/python -m tests.model --deep
 	@PATGATE_TEST_ROUNDS=1000 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/e2e/test_freshness.py
 
 # Not in CI: the fuzzer has wheels for x86-64 Linux only. Its findings become seeds, which `make test` runs.

@@ -8,7 +8,7 @@ from tests.model.bugs import Bug
 from tests.model.change import Step, over, reaches_store, with_call
 from tests.model.configuration import Configuration
 from tests.model.node import NAMES
-from tests.model.state import ABSENT, Node, Phase, State
+from tests.model.state import ABSENT, Node, Phase, State, kept
 
 
 def steps(model: Configuration, state: State, k: int) -> Iterator[Step]:
@@ -17,6 +17,10 @@ def steps(model: Configuration, state: State, k: int) -> Iterator[Step]:
     at = model.at[k]
     who = f"call {k + 1} ({model.kinds[k]}, {NAMES[at]})"
     reaches = reaches_store(state.store, state.nodes[at])
+    # 11, 16: its number means nothing in another history, unless the change is there.
+    if state.nodes[at].era != call.era and Bug.WAIT_OVER_A_NEW_HISTORY not in bugs and not kept(state.store, call):
+        yield f"{who}: its node follows another history; answers in doubt", over(state, k, Phase.IN_DOUBT)
+        return
     due = call.age >= call.bound + (0 if Bug.NO_MARGIN in bugs else model.margin)
     if reaches:
         # 13: a snapshot of the rows; what is remembered of it is which rows have not been renewed since.

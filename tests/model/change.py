@@ -73,7 +73,7 @@ def _begin(model: Configuration, state: State, k: int, who: str) -> Iterator[Ste
         yield f"{who}: sees number {call.number} and has nothing to do", with_call(state, k, after)
         return
     locked = with_call(state, k, call._replace(phase=Phase.LOCKED))
-    if Bug.NUMBER_BEFORE_COMMIT in bugs:
+    if Bug.NUMBER_BEFORE_COMMIT in bugs and model.kinds[k] is Kind.OTHER:
         node = locked.nodes[model.at[k]]
         locked = with_node(locked, model.at[k], node._replace(page=max(node.page, call.number)))
     yield f"{who}: locks the head and executes number {call.number}", locked
@@ -121,7 +121,10 @@ def _doubt(model: Configuration, state: State, k: int, who: str) -> Iterator[Ste
         yield f"{who}: finds its mark; {after.name.lower()}", with_call(state, k, call._replace(phase=after))
     elif reaches and (call.phase is Phase.DOUBT_GONE or Bug.RESOLVED_WITHOUT_LOCK in bugs):
         after = Phase.FAILED if call.phase is Phase.DOUBT_GONE else Phase.FAILED_OPEN
-        yield f"{who}: does not find its mark; answers that nothing was changed", with_call(state, k, _over(call, after))
+        yield (
+            f"{who}: does not find its mark; answers that nothing was changed",
+            with_call(state, k, _over(call, after)),
+        )
 
 
 def _over(call: Call, phase: Phase) -> Call:
@@ -160,9 +163,11 @@ def _spent(state: State) -> State:
 
 def with_call(state: State, k: int, call: Call) -> State:
     """The state with another call ``k``."""
-    return state._replace(calls=(*state.calls[:k], call, *state.calls[k + 1 :]))
+    first, second = state.calls
+    return State(state.store, state.nodes, (first, call) if k else (call, second), state.budget)
 
 
 def with_node(state: State, index: int, node: Node) -> State:
     """The state with another node ``index``."""
-    return state._replace(nodes=(*state.nodes[:index], node, *state.nodes[index + 1 :]))
+    first, second = state.nodes
+    return State(state.store, (first, node) if index else (node, second), state.calls, state.budget)

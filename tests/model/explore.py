@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tests.model.change import Step, with_node
 from tests.model.configuration import Configuration
 from tests.model.invariants import Invariant, broken, broken_by_step
 from tests.model.node import NAMES
-from tests.model.state import Call, Node, Phase, State, Store
+from tests.model.state import Call, Kind, Node, Phase, State, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Explorer:
         for k, call in enumerate(state.calls):
             if call.phase is Phase.WAITING:
                 yield from barrier.steps(model, state, k)
-            elif call.phase not in (Phase.ANSWERED, Phase.FAILED, Phase.IN_DOUBT):
+            elif model.kinds[k] is not Kind.NONE and call.phase not in (Phase.ANSWERED, Phase.FAILED, Phase.IN_DOUBT):
                 yield from change.steps(model, state, k)
         if any(state.budget):
             for words, after_fault in faults.steps(model, state):
@@ -73,7 +74,9 @@ class Explorer:
             if one.lease and Bug.ROW_BEFORE_LEASE in self.model.bugs:
                 found.append((f"{NAMES[index]}: ends its lease", one._replace(lease=0)))
             return found
-        if one.fenced:
+        if self.model.quiet and index == 0 and not one.fenced and one.era != store.era:
+            return [failover.connected(self.model, store, one, NAMES[index])]
+        if one.fenced or (self.model.quiet and index == 0):
             return []
         if one.era != store.era:
             return failover.steps_elsewhere(self.model, store, one, index)
@@ -125,13 +128,23 @@ def _renamed(store: Store) -> Store:
     return store._replace(changes=changes, before=before)
 
 
-def explore(model: Configuration, *, limit: int | None = None) -> Explored:
-    """Visit every state, at most ``limit`` of them, until an invariant is broken."""
+def explore(model: Configuration, *, aim: Invariant | None = None, limit: int | None = None) -> Explored:
+    """Visit every state, about ``limit`` of them at most, until an invariant is broken (``aim``: until this one is)."""
+    collecting = gc.isenabled()
+    gc.disable()  # states have no cycles, and there are very many
+    try:
+        return _explore(model, aim, limit)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _explore(model: Configuration, aim: Invariant | None, limit: int | None) -> Explored:
     began = time.process_time()
     explorer = Explorer(model)
     symmetric = model.symmetric
     first = model.initial()
-    # The state before each state and the step's place among its successors: the words are made again for a trace.
+    # The state before each state, and the step between.
     parents: dict[State, tuple[State, str] | None] = {first: None}
     level, depth, taken = [first], 0, 0
 
@@ -153,20 +166,25 @@ def explore(model: Configuration, *, limit: int | None = None) -> Explored:
         for state in level:
             for words, reached in explorer.successors(state):
                 taken += 1
-                wrong = broken_by_step(state, reached)
                 after = canonical(reached) if symmetric else reached
-                if wrong is None:
-                    if after in parents:
-                        continue
-                    wrong = broken(model, after)
-                parents.setdefault(after, (state, words))
-                if wrong is not None:
-                    return result(wrong, (*_trace(parents, state), words))
-                following.append(after)
+                wrong: list[Invariant] = []
+                if reached.calls is not state.calls or _falls(state, reached):
+                    wrong.extend(broken_by_step(model, state, reached))
+                if after not in parents:
+                    parents[after] = (state, words)
+                    wrong.extend(broken(model, after))
+                    following.append(after)
+                for one in wrong:
+                    if aim is None or one is aim:
+                        return result(one, (*_trace(parents, state), words))
             if limit is not None and len(parents) >= limit:
                 return result(complete=False)
         level = following
     return result()
+
+
+def _falls(before: State, after: State) -> bool:
+    return after.nodes[0].page < before.nodes[0].page or after.nodes[1].page < before.nodes[1].page
 
 
 def _trace(parents: dict[State, tuple[State, str] | None], state: State) -> list[str]:

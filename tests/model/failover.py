@@ -28,27 +28,25 @@ def promotions(model: Configuration, state: State) -> Iterator[Step]:
             changes=store.changes[:length], before=store.changes, era=store.era + 1, old_primary=model.second_primary
         )
         lost = len(store.changes) - length
-        for words, rows in (("", None), (" and all acknowledgements", 0), (" and the rows", ABSENT)):
-            if rows == ABSENT and model.synchronous:
-                continue
+        for acknowledged in (True, False):
+            words = "" if acknowledged else " and all acknowledgements"
             yield (
                 f"a standby is promoted, without {lost} of {len(store.changes)} changes{words}",
                 state._replace(
                     store=after,
                     calls=calls,
-                    nodes=tuple(_replicated(node, length, rows) for node in state.nodes),
+                    nodes=tuple(_replicated(model, node, length, acknowledged) for node in state.nodes),
                     budget=state.budget._replace(promote=state.budget.promote - 1),
                 ),
             )
 
 
-def _replicated(node: Node, length: int, rows: int | None) -> Node:
+def _replicated(model: Configuration, node: Node, length: int, acknowledged: bool) -> Node:
+    """The node with its rows as the standby has them. What was inserted after a change that is lost is lost, too."""
     row, old = node.row, node.old
-    if row >= 0:
-        row = min(row, length) if rows is None else rows
-    if old >= 0:
-        old = min(old, length) if rows is None else rows
-    return node._replace(row=row, old=old, marks=0, old_marks=0)
+    known = length if acknowledged else 0
+    row = min(row, known) if model.synchronous or node.since <= length else ABSENT
+    return node._replace(row=row, old=min(old, known), marks=0, old_marks=0)
 
 
 def steps_elsewhere(model: Configuration, store: Store, node: Node, index: int) -> list[NodeStep]:
@@ -71,11 +69,11 @@ def steps_elsewhere(model: Configuration, store: Store, node: Node, index: int) 
         if Bug.RENEWAL_NOT_DURABLE in model.bugs and node.reply == ABSENT:
             words = f"{name}: renews at the old primary, which returns head {newest}"
             found.append((words, node._replace(reply=newest, left=lease_of(model, store, index))))
-    found.append(_connected(model, store, node, name))
+    found.append(connected(model, store, node, name))
     return found
 
 
-def _connected(model: Configuration, store: Store, node: Node, name: str) -> NodeStep:
+def connected(model: Configuration, store: Store, node: Node, name: str) -> NodeStep:
     """Rule 2: the node compares what it remembers with the store that it reaches."""
     known = len(store.before) >= node.page and store.before[: node.page] == store.changes[: node.page]
     if Bug.NO_FENCE in model.bugs:

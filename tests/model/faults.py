@@ -1,7 +1,7 @@
 """What may go wrong, each kind a bounded number of times.
 
-Not here, because they are runs without a transition of their own (``state``): a frozen node, a slow or cut connection, a
-notification that is lost, or one that is forged and makes a node read the head.
+Not here, because they are runs without a transition of their own (``state``): a frozen node, a slow or cut connection,
+a notification that is lost, or one that is forged and makes a node read the head.
 """
 
 from __future__ import annotations

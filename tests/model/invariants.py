@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
+from itertools import pairwise
 
 from tests.model import barrier
 from tests.model.configuration import Configuration
-from tests.model.state import Call, Kind, Node, Phase, State, Store, Stored, allows
+from tests.model.state import Call, Node, Phase, State, Store, Stored, allows, head, kept
 
 
 class Invariant(StrEnum):
@@ -20,40 +22,42 @@ class Invariant(StrEnum):
     BOUNDED = "every wait ends within bound and margin"
 
 
-def broken(model: Configuration, state: State) -> Invariant | None:
-    """The invariant that does not hold in this state."""
+def broken(model: Configuration, state: State) -> Iterator[Invariant]:
+    """The invariants that do not hold in this state."""
     store = state.store
     numbers = [change.number for change in store.changes]
-    if any(later <= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
-        return Invariant.NUMBERS
+    if any(later <= earlier for earlier, later in pairwise(numbers)):
+        yield Invariant.NUMBERS
     for k, call in enumerate(state.calls):
         if call.phase is Phase.ANSWERED:
             if not _in_history(model, store, call, k):
-                return Invariant.HISTORY
-            if any(_decides(node) and not _applied(store, node, call) for node in state.nodes):
-                return Invariant.REVOKED
+                yield Invariant.HISTORY
+            if any(_decides(node) and _violates(store, node, call) for node in state.nodes):
+                yield Invariant.REVOKED
         elif call.phase in (Phase.FAILED, Phase.FAILED_OPEN):
             if any(change.call == k for change in store.changes):
-                return Invariant.HISTORY
+                yield Invariant.HISTORY
         elif call.phase is Phase.WAITING and call.age >= call.bound + model.margin:
             node = state.nodes[model.at[k]]
-            if node.up and not any(after.calls[k].phase is Phase.ANSWERED for _, after in barrier.steps(model, state, k)):
-                return Invariant.BOUNDED
+            if node.up and all(after.calls[k].phase is Phase.WAITING for _, after in barrier.steps(model, state, k)):
+                yield Invariant.BOUNDED
     for node in state.nodes:
-        if _decides(node) and node.cached is not allows(_history(store, node), node.page):
-            revoked = node.cached and any(
-                call.phase is Phase.ANSWERED and not allows(_history(store, node), call.number) for call in state.calls
-            )
-            return Invariant.REVOKED if revoked and _all_answered(state) else Invariant.LINEARIZABLE
-    return None
+        history = _history(store, node)
+        # A page that is ahead of the store (only a bug makes one) is none that a verdict can be compared with.
+        if _decides(node) and node.page <= head(history) and node.cached is not allows(history, node.page):
+            yield Invariant.LINEARIZABLE
 
 
-def broken_by_step(before: State, after: State) -> Invariant | None:
-    """The invariant that does not hold for this step. A node that was fenced begins with a new page."""
+def broken_by_step(model: Configuration, before: State, after: State) -> Iterator[Invariant]:
+    """The invariants that do not hold for this step. A node that was fenced begins with a new page."""
+    for at, called, call in zip(model.at, before.calls, after.calls, strict=True):
+        answers = call.phase is Phase.ANSWERED and called.phase is not Phase.ANSWERED
+        # A node that knows the present history acknowledges nothing that is not in it.
+        if answers and after.nodes[at].era == after.store.era and not kept(after.store, call):
+            yield Invariant.HISTORY
     for old, new in zip(before.nodes, after.nodes, strict=True):
         if new.page < old.page and not old.fenced:
-            return Invariant.PAGE
-    return None
+            yield Invariant.PAGE
 
 
 def _decides(node: Node) -> bool:
@@ -65,17 +69,22 @@ def _history(store: Store, node: Node) -> tuple[Stored, ...]:
     return store.changes if node.era == store.era else store.before
 
 
-def _all_answered(state: State) -> bool:
-    return all(call.phase in (Phase.ANSWERED, Phase.IDLE) for call in state.calls)
+def _violates(store: Store, node: Node, call: Call) -> bool:
+    """Whether a request that begins at the node now may get a verdict that the call's answer has ruled out."""
+    return not _applied(store, node, call) or (node.cached and _revoked(store, node, call))
 
 
 def _applied(store: Store, node: Node, call: Call) -> bool:
-    """Whether the node's page has what the call's answer promised."""
-    if node.page < call.number:
-        return False
-    if node.era == call.era or store.accepted:
-        return True
-    return store.before[: call.number] == store.changes[: call.number]
+    """Whether the node's page has what the call's answer promised. What an operator gave up is promised no more."""
+    if kept(store, call):
+        return node.page >= call.number
+    return store.accepted or (node.era == call.era and node.page >= call.number)
+
+
+def _revoked(store: Store, node: Node, call: Call) -> bool:
+    """Whether X has been revoked in the node's history since before the answer, by every prefix of it."""
+    history = _history(store, node)
+    return kept(store, call) and not any(allows(history, until) for until in range(call.number, head(history) + 1))
 
 
 def _in_history(model: Configuration, store: Store, call: Call, k: int) -> bool:
@@ -86,5 +95,3 @@ def _in_history(model: Configuration, store: Store, call: Call, k: int) -> bool:
     if call.era == store.era:
         return made in store.changes
     return made in store.changes or (made in store.before and not model.synchronous)
-
-

@@ -26,10 +26,14 @@ def steps(model: Configuration, store: Store, node: Node, index: int) -> list[St
     # 4: two transactions; the renewal that follows is a step of its own.
     if node.row == ABSENT:
         if Bug.JOIN_IN_ONE_TRANSACTION in bugs:
-            reading = node._replace(row=UNCOMMITTED, reply=newest, left=lease_of(model, store, index))
+            reading = node._replace(
+                row=UNCOMMITTED, since=_inserted(model, store), reply=newest, left=lease_of(model, store, index)
+            )
             found.append((f"{name}: inserts its row and reads head {newest}, not yet committed", reading))
         else:
-            found.append((f"{name}: joins, its row is committed", node._replace(row=0, marks=0)))
+            found.append(
+                (f"{name}: joins, its row is committed", node._replace(row=0, since=_inserted(model, store), marks=0))
+            )
     elif node.row == UNCOMMITTED:
         found.append((f"{name}: the transaction of its row is committed", node._replace(row=0, marks=0)))
     # 5: at any time, because NOTIFY may come, be lost or be forged; it is not believed.
@@ -44,6 +48,11 @@ def steps(model: Configuration, store: Store, node: Node, index: int) -> list[St
         answer = node._replace(cached=not node.cached)
         found.append((f"{name}: a worker without X in its cache looks it up in snapshot {newest}", answer))
     return found
+
+
+def _inserted(model: Configuration, store: Store) -> int:
+    """``Node.since``, where it may matter."""
+    return len(store.changes) if model.faults.promote else -1
 
 
 def renew(model: Configuration, store: Store, node: Node, index: int) -> Step:
@@ -80,8 +89,9 @@ def _receive(model: Configuration, changes: tuple[Stored, ...], node: Node, name
     """Rule 3: the page first, the lease then."""
     if Bug.LEASE_BEFORE_PAGE in model.bugs and node.left:
         return [(f"{name}: extends its lease to {node.left}", node._replace(lease=node.left, left=0))]
-    before = node._replace(page=node.reply) if Bug.PAGE_SET in model.bugs else node
-    after = raised(model, changes, before, node.reply)
+    after = raised(model, changes, node, node.reply)
+    if Bug.PAGE_SET in model.bugs:
+        after = after._replace(page=node.reply)
     lease = node.left or node.lease
     words = f"{name}: receives the reply: page {after.page}, lease {lease}"
     return [(words, after._replace(lease=lease, reply=ABSENT, left=0))]

@@ -21,6 +21,9 @@ class Kind(StrEnum):
     RAISE = "raise the lease bound"
     LOWER = "lower the lease bound"
     ACCEPT = "accept the history"
+    NONE = "no call"
+
+    __hash__ = str.__hash__  # that of enumerations is slow
 
 
 class Stored(NamedTuple):
@@ -66,6 +69,8 @@ class Node(NamedTuple):
     """Whether the verdict on X in a worker's cache is "allow"."""
     row: int = ABSENT
     """The acknowledged number in this node's row."""
+    since: int = -1
+    """How many changes there were when this row was inserted; -1: it was there at first."""
     marks: int = 0
     """A bit for each call that has read this row and would still find ``renewals = seen``."""
     old: int = ABSENT
@@ -161,3 +166,8 @@ def allows(changes: tuple[Stored, ...], until: int) -> bool:
 def head(changes: tuple[Stored, ...]) -> int:
     """The greatest number; 0 before the first change."""
     return max((change.number for change in changes), default=0)
+
+
+def kept(store: Store, call: Call) -> bool:
+    """Whether the present history has all that the call's transaction saw and wrote."""
+    return call.era == store.era or store.before[: call.number] == store.changes[: call.number]
