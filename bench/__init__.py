@@ -19,4 +19,6 @@ Scenarios that need routes, timeouts or backends of their own run patgate in a `
 
 A round in which one answer was wrong, one connection failed, or one request did not reach the backend is an error,
 never a figure. A new peer is one more class in ``peers`` and one more line in ``cpu_per_request.PEERS``.
+
+``python -m bench.scaling`` is about many nodes on one PostgreSQL (docs/scaling.md).
 """

@@ -41,7 +41,7 @@ class Observed:
 
 
 class _Node:
-    """Follows the changes (rules 1, 5, 6 and 7), on one session."""
+    """Renews its lease and follows the changes, on one session."""
 
     def __init__(self, id_: str, session: Session, head: tuple[int, bytes]) -> None:
         self._id = id_

@@ -46,7 +46,6 @@ from proxy.store.nodes.history import ACCEPTANCES
 _DATABASE: Final = "postgres"
 _AT_ONCE: Final = 32
 _MANY: Final = 16
-_ROWS: Final = (3, 100, 1000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +57,8 @@ class Sizes:
     rounds: int = 3
     seconds: float = 0.4
     """Of each round."""
+    rows: tuple[int, int, int] = (3, 100, 1000)
+    """Of nodes, for a poll."""
     listeners: tuple[int, ...] = (1, 20, 80)
     fleets: tuple[tuple[int, float], ...] = ((3, 10.0), (10, 10.0), (30, 10.0), (10, 50.0))
     """Nodes and changes a second."""
@@ -91,7 +92,9 @@ def _facts(server: Server) -> dict[str, str]:
 
 
 async def _measure(server: Server, filled: Filled, sizes: Sizes) -> tuple[dict[str, Spread], list[Observed]]:
-    control = await asyncpg.connect(host=server.sockets, user=USER, database=_DATABASE)
+    # What prepares a measurement need not be durable.
+    quick = {"synchronous_commit": "off"}
+    control = await asyncpg.connect(host=server.sockets, user=USER, database=_DATABASE, server_settings=quick)
     try:
         held = await dataset.copy(control, filled)
         found = await _bytes(control, held)
@@ -103,7 +106,7 @@ async def _measure(server: Server, filled: Filled, sizes: Sizes) -> tuple[dict[s
             for _ in range(max(_MANY, *sizes.listeners) + 1):
                 sessions.append(await connect(server, _DATABASE))
                 stack.push_async_callback(sessions[-1].close)
-            found |= await _protocol(prober, control, sessions, held)
+            found |= await _protocol(prober, control, sessions, held, sizes.rows)
             found |= await _notify(prober, sessions, sizes.listeners)
             found |= await _requests(prober, sessions, held)
             found["session_bytes"] = spread([float(private_bytes(one.pid)) for one in sessions[:_MANY]])
@@ -132,10 +135,14 @@ async def _bytes(control: asyncpg.Connection, held: dataset.Dataset) -> dict[str
 
 
 async def _protocol(
-    prober: Prober, control: asyncpg.Connection, sessions: Sequence[Session], held: dataset.Dataset
+    prober: Prober,
+    control: asyncpg.Connection,
+    sessions: Sequence[Session],
+    held: dataset.Dataset,
+    counts: Sequence[int],
 ) -> dict[str, Spread]:
     """Renewals, acknowledgements, polls, fetches, changes."""
-    ids = node_ids(_ROWS[-1])
+    ids = node_ids(max(_MANY, *counts))
     await add_nodes(control, ids, held.change)
     one, found = sessions[0], {}
     found["round_trip"] = (await prober.cost(one, await _repeated(one, "SELECT 1"))).wall_us
@@ -150,11 +157,11 @@ async def _protocol(
     found["renewals_16"] = await prober.rate(renewals[:_MANY])
     found["acknowledgements_16"] = await prober.rate(acks[:_MANY])
     polls = []
-    for rows in _ROWS:
+    for rows in counts:
         await add_nodes(control, ids[:rows], held.change)
         polls.append(await prober.cost(one, await _repeated(one, nodes.POLL)))
-    found |= _line("poll_server", _ROWS, [poll.server_us for poll in polls])
-    found |= _line("poll_client", _ROWS, [poll.client_us for poll in polls])
+    found |= _line("poll_server", counts, [poll.server_us for poll in polls])
+    found |= _line("poll_client", counts, [poll.client_us for poll in polls])
     await add_nodes(control, ids[:3], held.change)
     last = int(await control.fetchval("SELECT n FROM change_head"))
     text, values = statements.fetch(last - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -17,18 +17,22 @@ from bench.scaling.protocol import NETWORK_SECONDS, Deployment, Outcome, simulat
 from bench.scaling.sizing import Fleet
 
 DOCUMENT: Final = Path(__file__).parent.parent.parent / "docs" / "scaling.md"
-_TEXT: Final = Path(__file__).parent / "page.md.in"
+_TEXT: Final = Path(__file__).parent / "page.template"
 
 REQUESTS: Final = 1_000_000.0
 TOKENS: Final = 100_000_000
 NODES: Final = (3, 10, 30, 50, 100, 300, 1000)
-RATES: Final = (1.0, 10.0, 100.0)
+RATES: Final = (1.0, 10.0, 50.0)
 CORES: Final = 8
 GATE_MS: Final = 10.0
 """The bound of the p99 from COMMIT's return to the last acknowledgement."""
 LEASES: Final = (2.0, 10.0, 30.0)
 EXPONENT: Final = 0.9
-_CHANGES: Final = 40
+_CHANGES: Final = 25
+_MOST_CHANGES: Final = 250
+_NODE_CHANGES: Final = 6_000
+_QUIET_SECONDS: Final = 20.0
+_WORKERS: Final = 4
 CELL: Final = 30
 MARGIN: Final = 0.02
 USED: Final = 0.5
@@ -37,8 +41,6 @@ USED: Final = 0.5
 
 def significant(value: float) -> str:
     """A number with two significant digits, for what was simulated or multiplied."""
-    if value == inf:
-        return "never"
     if value == 0:
         return "0"
     rounded = float(f"{value:.2g}")
@@ -56,7 +58,7 @@ def _time(seconds: float) -> str:
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if inf > seconds >= 2 * size:
             return f"{significant(seconds / size)} {unit}"
-    return "never" if seconds == inf else f"{significant(seconds)} s"
+    return "more than a week" if seconds == inf else f"{significant(seconds)} s"
 
 
 def costs_text(costs: Measurements) -> str:
@@ -76,17 +78,33 @@ def costs_text(costs: Measurements) -> str:
 
 
 def simulated(costs: Measurements, deployment: Deployment) -> Outcome:
-    """Simulate as long as some dozens of changes take."""
-    rate = deployment.changes_per_second
-    return simulate(costs, deployment, seconds=min(20.0, max(1.0, _CHANGES / rate)), warm_up=deployment.lease / 4)
+    """Simulate as long as some hundreds of changes take, or some dozens for a large fleet, which costs more."""
+    changes = min(_MOST_CHANGES, max(_CHANGES, _NODE_CHANGES // deployment.nodes))
+    seconds = max(2.0, changes / deployment.changes_per_second) if deployment.changes_per_second else _QUIET_SECONDS
+    return simulate(costs, deployment, seconds=seconds, warm_up=deployment.lease / 4)
 
 
-def _cell(outcome: Outcome) -> str:
-    if not outcome.steady or outcome.acknowledged_p50 is None or outcome.acknowledged_p99 is None:
+def _acknowledged(costs: Measurements, nodes: int, rate: float) -> Outcome | None:
+    """The simulation, or None if already the average work is more than the cores can do."""
+    deployment = Deployment(nodes=nodes, changes_per_second=rate, cores=CORES)
+    offered = nodes * (rate * _each_node(costs) + 5 / deployment.lease * costs["renewal_server"]) * 1e-6
+    return simulated(costs, deployment) if offered < CORES else None
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None or not outcome.steady or outcome.acknowledged_p50 is None or outcome.acknowledged_p99 is None:
         return "**overloaded**"
     p50, p99 = significant(outcome.acknowledged_p50), significant(outcome.acknowledged_p99)
     text = f"{p50} / {p99}"
     return text if outcome.acknowledged_p99 <= GATE_MS else f"**{text}**"
+
+
+def _steady_p99(outcome: Outcome | None) -> float | None:
+    return outcome.acknowledged_p99 if outcome is not None and outcome.steady else None
+
+
+def _busy(outcome: Outcome | None) -> str:
+    return "100%" if outcome is None else f"{outcome.utilisation:.0%}"
 
 
 class Tables:
@@ -94,27 +112,23 @@ class Tables:
 
     def __init__(self, costs: Measurements) -> None:
         self._costs = costs
-        self.outcomes = {
-            (nodes, rate): simulated(costs, Deployment(nodes=nodes, changes_per_second=rate, cores=CORES))
-            for nodes in NODES
-            for rate in RATES
-        }
+        self.outcomes = {(nodes, rate): _acknowledged(costs, nodes, rate) for nodes in NODES for rate in RATES}
 
     def most_nodes(self, rate: float) -> int:
         """The largest simulated fleet whose acknowledgements are within the gate."""
         good = 0
         for nodes in NODES:
-            outcome = self.outcomes[nodes, rate]
-            if not outcome.steady or outcome.acknowledged_p99 is None or outcome.acknowledged_p99 > GATE_MS:
+            p99 = _steady_p99(self.outcomes[nodes, rate])
+            if p99 is None or p99 > GATE_MS:
                 break
             good = nodes
         return good
 
     def acknowledgements(self) -> str:
-        head = ["nodes", *(f"{rate:g} changes/s: p50 / p99, ms" for rate in RATES), f"busy at {RATES[1]:g}/s"]
+        head = ["nodes", *(f"{rate:g}/s: p50 / p99, ms" for rate in RATES), f"busy at {RATES[1]:g}/s"]
         rows = [
             [f"{nodes:,}", *(_cell(self.outcomes[nodes, rate]) for rate in RATES),
-             f"{self.outcomes[nodes, RATES[1]].utilisation:.0%}"]
+             _busy(self.outcomes[nodes, RATES[1]])]
             for nodes in NODES
         ]  # fmt: skip
         return table_text(head, rows)
@@ -142,7 +156,7 @@ class Tables:
         rows = []
         for lease in LEASES:
             for nodes in (100, 1000):
-                quiet = Deployment(nodes=nodes, changes_per_second=0.001, lease=lease, cores=CORES)
+                quiet = Deployment(nodes=nodes, changes_per_second=0.0, lease=lease, cores=CORES)
                 made = simulated(self._costs, quiet)
                 rows.append(
                     [
@@ -164,11 +178,11 @@ class Tables:
         assert made.acknowledged_p99 is not None
         hop = CELL * self._costs["head_client"] / 1e3 + 0.3
         rows = [
-            ["a row for each node (built)", _cell(whole).strip("*"), f"{whole.utilisation:.0%}"],
+            ["a row for each node (built)", _cell(whole).strip("*"), _busy(whole)],
             [
                 f"cells of {CELL} (not built)",
                 f"{significant(made.acknowledged_p50 + hop)} / {significant(made.acknowledged_p99 + hop)}",
-                f"{made.utilisation:.0%}",
+                _busy(made),
             ],
             [
                 "waiting for a lease of 1 s (not built)",
@@ -188,7 +202,7 @@ class Tables:
 
     def parts(self) -> str:
         """The database's work for three fleets of a million requests a second."""
-        fleets = big_fleets()
+        fleets = big_fleets(self._costs)
         columns = [sizing.parts(self._costs, fleet) for fleet in fleets.values()]
         rows = []
         for lines in zip(*columns, strict=True):
@@ -204,7 +218,7 @@ class Tables:
         """Steady misses and cold starts."""
         capacity = USED * CORES / (self._costs["grant_batch_server"] * 1e-6)
         rows = []
-        for nodes, workers in ((1000, 2), (15, 4)):
+        for nodes, workers in ((1000, 2), (hosts(self._costs), _WORKERS)):
             for active in (1_000_000, 10_000_000, TOKENS):
                 for affinity in (False, True):
                     total = nodes * workers
@@ -245,7 +259,12 @@ def fleet_outcome(costs: Measurements, nodes: int, rate: float) -> Outcome:
     return simulate(costs, deployment, seconds=max(2.0, 50 / rate))
 
 
-def big_fleets() -> dict[str, Fleet]:
+def hosts(costs: Measurements) -> int:
+    """The hosts with four workers that serve a million requests a second, each of them busy half of the time."""
+    return ceil(sizing.gateway_cores(costs, REQUESTS) / USED / _WORKERS)
+
+
+def big_fleets(costs: Measurements) -> dict[str, Fleet]:
     """Three fleets that serve a million requests a second, with 10 million tokens in use and 10 changes a second."""
     groups = zipf(10_000_000, EXPONENT)
 
@@ -257,7 +276,7 @@ def big_fleets() -> dict[str, Fleet]:
     return {
         "1,000 nodes × 2, spread evenly": fleet(1000, 2, affinity=False),
         "1,000 nodes × 2, each token to one node": fleet(1000, 2, affinity=True),
-        "15 nodes × 4, each token to one node": fleet(15, 4, affinity=True),
+        f"{hosts(costs)} nodes × {_WORKERS}, each token to one node": fleet(hosts(costs), _WORKERS, affinity=True),
     }
 
 
@@ -268,7 +287,7 @@ def _machine(costs: Measurements) -> str:
 def render(costs: Measurements) -> str:
     """The whole page."""
     tables = Tables(costs)
-    fleets = list(big_fleets().values())
+    fleets = list(big_fleets(costs).values())
     totals = [sum(one.cores for one in sizing.parts(costs, fleet)) for fleet in fleets]
     cores = sizing.gateway_cores(costs, REQUESTS)
     values = {
@@ -289,10 +308,14 @@ def render(costs: Measurements) -> str:
         "gateway_half": significant(cores / USED),
         "most_1": _most(tables.most_nodes(RATES[0])),
         "most_10": _most(tables.most_nodes(RATES[1])),
-        "most_100": _most(tables.most_nodes(RATES[2])),
+        "most_50": _most(tables.most_nodes(RATES[2])),
         "events_ceiling": significant(sizing.events_ceiling(costs)),
         "changes_ceiling": significant(sizing.changes_ceiling(costs, NETWORK_SECONDS)),
+        "changes_1": significant(costs["changes_1"]),
         "changes_8": significant(costs["changes_8"]),
+        "hosts": str(hosts(costs)),
+        "rates": " and ".join(f"{rate:g}" for rate in RATES[1:]),
+        "fastest": f"{RATES[2]:g}",
         "exponent": f"{EXPONENT:g}",
         "resolve_capacity": significant(USED * CORES / (costs["grant_batch_server"] * 1e-6)),
         "total_spread": significant(totals[0]),

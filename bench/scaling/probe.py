@@ -217,7 +217,7 @@ def node_ids(count: int) -> list[str]:
 
 
 class Revoker:
-    """Makes changes as rules 8 to 10 say, each with one audit event."""
+    """Makes changes, each with one audit event."""
 
     def __init__(self, connection: asyncpg.Connection, dataset: Dataset) -> None:
         self._connection = connection

@@ -40,6 +40,8 @@ LONGEST: Final = (
     "tests/e2e/test_drain.py",
     "tests/threats/test_s2_second_targets.py",
     "tests/e2e/test_bench.py",
+    "tests/unit/bench/scaling/test_page.py",
+    "tests/unit/bench/scaling/test_measure.py",
     "tests/e2e/test_requests.py",
     "tests/unit/cli/test_people.py",
     "tests/unit/gateway/phases/test_relay.py",

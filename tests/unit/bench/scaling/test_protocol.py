@@ -15,10 +15,10 @@ from tests.unit.bench.scaling.kit import free
 EXACT = Deployment(nodes=1, changes_per_second=0.5, network=0.0, sync=0.0, variability=0.0)
 
 
-def test_without_costs_a_change_is_acknowledged_at_the_first_look() -> None:
+def test_without_costs_a_change_takes_no_longer_than_one_interval_of_the_poll() -> None:
     outcome = simulate(free(), EXACT, seconds=200)
     assert outcome.changes > 50
-    assert outcome.acknowledged_p99 == 0
+    assert outcome.acknowledged_p99 == pytest.approx(2.0)
     assert outcome.commit_p99 == 0
     assert outcome.utilisation == 0
     assert outcome.lapsed == 0
@@ -70,11 +70,18 @@ def test_renewals_cost_what_their_number_times_their_cost_is() -> None:
 
 
 def test_a_database_that_cannot_keep_up_with_renewals_lets_leases_run_out() -> None:
-    costs = free(renewal_server=4_000.0)
+    costs = free(renewal_server=12_000.0)
     outcome = simulate(costs, replace(EXACT, nodes=500, changes_per_second=0.0, cores=2), seconds=10)
     assert outcome.utilisation == pytest.approx(1.0, abs=0.01)
     assert outcome.lapsed > 0.05
     assert not outcome.steady
+    # A renewal takes a second: few leases run out yet, but nodes give their connections up.
+    slow = simulate(
+        free(renewal_server=4_200.0), replace(EXACT, nodes=500, changes_per_second=0.0, cores=2), seconds=10
+    )
+    assert slow.lapsed < outcome.lapsed / 5
+    assert slow.late > 0.1
+    assert not slow.steady
 
 
 def test_renewals_that_wait_together_share_a_sync() -> None:
@@ -118,4 +125,4 @@ def test_the_simulation_of_the_measured_fleets_is_near_to_what_was_measured() ->
     for fleet in costs.fleets:
         simulated = fleet_outcome(costs, fleet.nodes, fleet.changes_per_second)
         assert simulated.acknowledged_p50 is not None
-        assert 0.5 < fleet.acknowledged_p50 / simulated.acknowledged_p50 < 4, fleet
+        assert 0.5 < fleet.acknowledged_p50 / simulated.acknowledged_p50 < 5, fleet
