@@ -235,10 +235,11 @@ class Postgres:
             self.psql(f"CREATE ROLE {OWNER} LOGIN PASSWORD '{self.owner_password}'")
 
     def _is_ready(self) -> bool:
-        assert self.running, f"PostgreSQL ended\n{self.tail()}"
-        # The last line of this file says "ready" once connections are accepted.
+        assert self._server is not None and self.running, f"PostgreSQL ended\n{self.tail()}"
+        # The last line of this file says "ready" once connections are accepted. A killed server leaves its own.
         with suppress(FileNotFoundError):
-            return (self.data / "postmaster.pid").read_text().splitlines()[-1].strip() in ("ready", "standby")
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            return [str(self._server.pid)] == lines[:1] and lines[-1].strip() in ("ready", "standby")
         return False
 
     def stop(self, mode: str = "fast") -> None:
