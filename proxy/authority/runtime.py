@@ -33,6 +33,7 @@ from proxy.authority.grants.page_writer import PageWriter, open_page
 from proxy.authority.grants.resolver import GrantResolver
 from proxy.authority.grants.store_adapter import StoreGrants
 from proxy.authority.housekeeping import Housekeeping
+from proxy.authority.node_watch import NodeWatch
 from proxy.authority.webhook import Endpoint
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters
@@ -116,6 +117,7 @@ class Authority:
         self._link: LinkServer
         self._lease: LeaseHolder
         self._membership: Membership | None = None
+        self._watch = NodeWatch(self.nodes, self._superseded, offset=self._clock_offset)
         self._started_at = time.time()
 
     async def __aenter__(self) -> Self:
@@ -140,7 +142,12 @@ class Authority:
         return self._settings.brand
 
     async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
-        """What a token presented to the control plane may do now; see ``control.runtime.ControlRuntime``."""
+        """What a token presented to the control plane may do now; see ``control.runtime.ControlRuntime``.
+
+        A fenced node believes no token: in the store that it refuses, a revoked one may be valid again.
+        """
+        if self._membership is not None and self._membership.fenced:
+            raise StoreUnavailable(f"this node is fenced and accepts no token: {self._membership.fenced}")
         prefix = self.prefix_of(token)
         if not prefix:
             return RefusedGrant(prefix="", reason=Reason.TOKEN_UNKNOWN, depends=())
@@ -184,13 +191,15 @@ class Authority:
         Raises PatgateError, and then nothing has changed. Settings that only a restart can change are ignored.
         """
         await self._lease.allow_lease(settings.lease)
-        await self.services.roles.sync_config(CONFIGURATION, settings.roles)
+        await self._apply_roles(settings)
         before, self._settings = self._settings, settings
         if settings.argon2 != before.argon2:
             self._retired.append(self._hasher)
             self._hasher = _hasher(settings, self.counters)
             self._resolver.verifier = self._hasher
         self.services = self._build_services()
+        if self._membership is not None:
+            self._membership.describe(node_row(settings, self._started_at))
         self._lease.last(settings.lease)
 
     @property
@@ -257,7 +266,9 @@ class Authority:
             metrics.AUDIT_WHOLE.name: {(): int(self._audit_log.problem is None)},
             metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
         }
-        return merge((self.counters.total(), defects.snapshot(), Snapshot(gauges=gauges)))
+        fenced = self._membership is not None and bool(self._membership.fenced)
+        watched = self._watch.snapshot(fenced=fenced)
+        return merge((self.counters.total(), defects.snapshot(), Snapshot(gauges=gauges), watched))
 
     async def unready(self) -> Mapping[str, str]:
         """Why the gateway is not ready: a sentence for each failed check; empty when it is."""
@@ -293,7 +304,10 @@ class Authority:
         self._hasher = _hasher(settings, self.counters)
         stack.callback(self._close_hashers)
         self._store = await Store.open(
-            url, key_fingerprint=derived_secrets.fingerprint(secret), notify=settings.store_feed == "notify"
+            url,
+            key_fingerprint=derived_secrets.fingerprint(secret),
+            notify=settings.store_feed == "notify",
+            session=settings.session_address() if settings.store_session is not None else None,
         )
         stack.push_async_callback(self._store.close)
         epoch = await self._store.epoch()
@@ -314,7 +328,7 @@ class Authority:
                 page=self._page,
                 broadcast=broadcast,
                 owned=self._owned,
-                timed=lambda _seconds: None,
+                timed=self._watch.acknowledged,
             )
             self._lease = self._membership
         else:
@@ -362,7 +376,7 @@ class Authority:
         """Apply the roles of the configuration now, or once the store is accepted (rule 4)."""
         if self._membership is None or not self._membership.fenced:
             await self._lease.allow_lease(self._settings.lease)
-            await self.services.roles.sync_config(CONFIGURATION, self._settings.roles)
+            await self._apply_roles(self._settings)
             return
         applying = asyncio.create_task(self._apply_later(self._membership), name="apply the configuration")
         applying.add_done_callback(defects.noted)
@@ -373,12 +387,23 @@ class Authority:
 
         stack.push_async_callback(end)
 
+    async def _apply_roles(self, settings: Settings) -> None:
+        roles = self.services.roles
+        if self._store.shared:
+            self._watch.superseded((await roles.sync_newest(CONFIGURATION, settings.roles)).superseded)
+        else:
+            await roles.sync_config(CONFIGURATION, settings.roles)
+
+    async def _superseded(self) -> bool:
+        fenced = self._membership is not None and bool(self._membership.fenced)
+        return not fenced and await self.services.roles.superseded(self._settings.roles)
+
     async def _apply_later(self, membership: Membership) -> None:
         await membership.until_followed()
         while True:
             try:
                 await membership.allow_lease(self._settings.lease)
-                await self.services.roles.sync_config(CONFIGURATION, self._settings.roles)
+                await self._apply_roles(self._settings)
                 return
             except StoreError as error:
                 _log.warning("the roles of the configuration cannot be applied yet", error=error)
@@ -386,7 +411,10 @@ class Authority:
 
     def _now(self) -> float:
         """The time by which tokens expire, unix seconds: not before the database's own clock says so, either."""
-        return time.time() + max(0.0, 0.0 if self._membership is None else self._membership.clock_offset)
+        return time.time() + max(0.0, self._clock_offset())
+
+    def _clock_offset(self) -> float:
+        return 0.0 if self._membership is None else self._membership.clock_offset
 
     def _older_store(self, epoch: int) -> RequestEvent:
         """The audit event for an older store, such as a backup, that the operator has accepted at this change."""
@@ -402,12 +430,16 @@ class Authority:
         lease = asyncio.create_task(self._keep_lease(), name="lease")
         lease.add_done_callback(defects.noted)
         settling = asyncio.create_task(self._keep_settled(), name="settle the store")
-        settling.add_done_callback(defects.noted)
+        tasks = [lease, settling]
+        if self._store.shared:
+            tasks.append(asyncio.create_task(self._watch.run(), name="watch the nodes"))
+        for task in tasks[1:]:
+            task.add_done_callback(defects.noted)
 
         async def end_lease() -> None:
-            lease.cancel()
-            settling.cancel()
-            await asyncio.gather(lease, settling, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
         stack.push_async_callback(end_lease)
 
@@ -446,6 +478,7 @@ class Authority:
             hasher=self._hasher,
             cache_key=self._cache_key,
             reads=self._reads,
+            nodes=self,
         )
 
 

@@ -24,6 +24,7 @@ from proxy.core.request.request_reading import TOKEN, judge, only_reported
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity, backend_identity
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.expiry_clock import EXPIRY_CLOCK
 from proxy.gateway.phases.authenticate import PENDING, Authenticator
 from proxy.gateway.phases.authorise import authorise
 from proxy.gateway.phases.forward import Forwarder
@@ -465,7 +466,7 @@ class ProxyPipeline(Decider):
         ``now`` is in monotonic seconds.
         """
         if self.live:
-            self.live.sweep(time.time(), lease_held=self.authenticator.lease_held)
+            self.live.sweep(time.time() + EXPIRY_CLOCK.ahead, lease_held=self.authenticator.lease_held)
         self.upstreams.sweep(now)
 
     async def close(self) -> None:

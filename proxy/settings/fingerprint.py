@@ -26,6 +26,9 @@ _OF_ONE_HOST: Final = frozenset(
 
 
 def config_hash(settings: Settings) -> str:
-    """SHA-256 (hexadecimal) of everything that nodes of one store should have in common; secrets are left out."""
-    document = settings.model_dump(mode="json", exclude=set(_OF_ONE_HOST))
+    """SHA-256 (hexadecimal) of everything that nodes of one store should have in common; secrets are left out.
+
+    Defaults are left out too, so that a version with a new setting has the same hash as the one before it.
+    """
+    document = settings.model_dump(mode="json", exclude=set(_OF_ONE_HOST), exclude_defaults=True)
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -184,9 +184,16 @@ class Membership:
             reasons["node"] = "this node has not joined the nodes of its store"
         return reasons
 
+    def describe(self, row: NodeRow) -> None:
+        """Show this node with the configuration of ``row`` from now on."""
+        self._row = row
+
     async def nodes(self) -> list[NodeView]:
-        """All nodes of the store. Raises StoreUnavailable."""
-        own = self._node.id
+        """All nodes of the store; writes what has changed of this one since it joined. Raises StoreUnavailable."""
+        own, row, listed = self._node.id, self._row, await self._poll.nodes()
+        if any(one.row.id == own and _description(one.row) != _description(row) for one in listed):
+            await self._poll.describe(own, row.config_hash, row.lease)
+            listed = await self._poll.nodes()
         return [
             NodeView(
                 id=one.row.id,
@@ -201,7 +208,7 @@ class Membership:
                 config_matches=one.row.config_hash == self._row.config_hash,
                 self=one.row.id == own,
             )
-            for one in await self._poll.nodes()
+            for one in listed
         ]
 
     async def accept(self, actor: Actor) -> None:
@@ -313,3 +320,7 @@ class Membership:
                 await asyncio.to_thread(memory.save, self._data_dir, remembered)
             except OSError as error:
                 _log.warning("what this node has seen of its store could not be written to disk", error=error)
+
+
+def _description(row: NodeRow) -> tuple[str, float]:
+    return row.config_hash, row.lease

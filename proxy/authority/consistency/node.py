@@ -344,6 +344,7 @@ class Node:
     def _measure(self, seen: StoreState, begun: int) -> None:
         """Measure the database's clock against this host's, at the middle of the round trip."""
         self.offset = seen.database_time - (self._wall() - (self._clock() - begun) / _NS / 2)
+        self._page.set_ahead(self.offset)
 
     def _remember(self, seen: StoreState) -> None:
         ids = frozenset(one.id for one in seen.acceptances)

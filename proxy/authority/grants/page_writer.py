@@ -73,6 +73,10 @@ class PageWriter:
         """Set the end of the lease, in nanoseconds of CLOCK_BOOTTIME; 0 ends it."""
         self._view.renew(until_ns)
 
+    def set_ahead(self, seconds: float) -> None:
+        """Let workers judge expiry by a clock that is ``seconds`` ahead of this host's; never by one that is behind."""
+        self._view.set_ahead(seconds)
+
     def is_in_place(self) -> bool:
         """Whether the path still leads to this page; if not, the data directory is no longer ours."""
         try:

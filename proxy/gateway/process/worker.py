@@ -32,6 +32,7 @@ from proxy.gateway.ext_authz.errors import ErrorCounters
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.grants.expiry_clock import EXPIRY_CLOCK
 from proxy.gateway.grants.page_reader import PageReader
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.mutate import Mutator
@@ -138,6 +139,7 @@ class Worker:
         async with AsyncExitStack() as stack:
             page = PageReader(settings.data_dir / "page")
             stack.callback(page.close)
+            EXPIRY_CLOCK.ahead = page.view.ahead
             loop.add_signal_handler(signal.SIGTERM, self._stop.set)
             loop.add_reader(lifeline_fd, self._lifeline, lifeline_fd)
             stack.callback(loop.remove_reader, lifeline_fd)
@@ -159,6 +161,7 @@ class Worker:
             def sweep() -> None:
                 orders.beat()
                 now, stamp = time.monotonic(), boottime_ns()
+                EXPIRY_CLOCK.ahead = page.view.ahead
                 for port in (*running.ports.values(), *running.leaving):
                     port.sweep(stamp)
                 proxy.sweep(now)

@@ -30,8 +30,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.ext.compiler import compiles
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store.dialects import postgresql_dsn
-from proxy.store.dialects.postgresql_driver import Connection, Limits, Servers, cause
+from proxy.store.dialects import postgresql_dsn, postgresql_pooler
+from proxy.store.dialects.postgresql_driver import Connection, Limits, Servers, cause, value_problem
 from proxy.store.engine import Prepared, give_back, undisturbed
 from proxy.store.errors import DriverErrors, mapped
 from proxy.store.sql.expressions import DatabaseTime, History
@@ -55,7 +55,9 @@ _OPENING: Final = {
     "idle_in_transaction_session_timeout": "60s",
 }
 _ERRORS: Final = DriverErrors(
-    raised=(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError), cause=cause
+    raised=(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError),
+    cause=cause,
+    value=value_problem,
 )
 
 
@@ -145,7 +147,8 @@ def _engine(servers: Servers, *, size: int, isolation: str) -> AsyncEngine:
 class PostgresqlDatabase:
     """One database of PostgreSQL (``dialect.Database``). Nothing is opened before ``open``.
 
-    ``pooled``: a transaction pooler stands between. ``limits`` is for tests.
+    ``session`` is an address of the same database without a pooler, if there is one before ``url``. ``limits`` is for
+    tests.
     """
 
     shared: Final = True
@@ -153,11 +156,20 @@ class PostgresqlDatabase:
     wake: Final = "NOTIFY patgate_changes"
 
     def __init__(
-        self, url: str, *, readers: int = 4, writers: int = WRITERS, pooled: bool = False, limits: Limits | None = None
+        self,
+        url: str,
+        *,
+        readers: int = 4,
+        writers: int = WRITERS,
+        session: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._address = postgresql_dsn.parse(url)
-        self._servers = Servers(self._address, self.limits, pooled=pooled)
+        direct = self._address if session is None else postgresql_dsn.parse(session, "store_session")
+        self._servers = Servers(self._address, self.limits, pooled=direct != self._address)
+        self.session_servers = Servers(direct, self.limits)
+        """Connects without a pooler, for what needs a session: renewals, acknowledgements and LISTEN."""
         # In front of the pools, which are slow and unfair if many callers wait.
         self._reading = asyncio.Semaphore(readers)
         self._writing = asyncio.Semaphore(writers)
@@ -175,12 +187,24 @@ class PostgresqlDatabase:
     async def open(self) -> None:
         """Connect and check that the server can hold a store. Raises StoreUnavailable."""
         with mapped(_ERRORS):
+            await self._check_session()
             async with self._writing:
                 connection = await self._writer.connect()
                 try:
                     await self._check(connection)
                 finally:
                     await undisturbed(give_back(connection), name="store-give-back")
+            if self._servers.pooled:
+                await postgresql_pooler.require_same(self._servers, self.session_servers)
+
+    async def _check_session(self) -> None:
+        try:
+            with mapped(_ERRORS):
+                await postgresql_pooler.require_direct(self.session_servers)
+        except StoreUnavailable as error:
+            if not self._servers.pooled:
+                raise
+            raise StoreUnavailable(f"{error}: store_session {self.session_servers.address.location}") from error
 
     async def _check(self, connection: AsyncConnection) -> None:
         settings = ("server_version_num", "server_encoding", "fsync")
@@ -283,9 +307,9 @@ class PostgresqlDialect:
         """The SQLAlchemy dialect that compiles queries for it."""
         return _SQL
 
-    def database(self, url: str, *, readers: int, pooled: bool = False) -> PostgresqlDatabase:
+    def database(self, url: str, *, readers: int, session: str | None = None) -> PostgresqlDatabase:
         """The database at ``url``, not opened yet. Raises StoreUnavailable for an address that cannot be used."""
-        return PostgresqlDatabase(url, readers=readers, pooled=pooled, limits=self.limits)
+        return PostgresqlDatabase(url, readers=readers, session=session, limits=self.limits)
 
     async def lock_schema(self, connection: AsyncConnection) -> None:
         """Wait until no other node opens the store: of several that start together, one migrates it."""

@@ -35,8 +35,6 @@ _ROLLBACK_SECONDS: Final = 2.0
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CAUSES: Final[Mapping[str, str]] = {
     "08": "the connection was lost",
-    "22001": "a text is longer than its column",
-    "22021": "a text holds a character that PostgreSQL cannot store (NUL)",
     "25006": "it can only be read",
     "25P03": "a transaction stood still for too long",
     "28": "it refuses the user or the password",
@@ -50,6 +48,13 @@ _CAUSES: Final[Mapping[str, str]] = {
     "57": "it is starting or stopping",
     "58": "of an I/O error",
     "XX": "it is damaged or has a defect",
+}
+_OF_POOLERS: Final = (asyncpg.exceptions.ProtocolViolationError, asyncpg.exceptions.InvalidSQLStatementNameError)
+"""A pooler refuses the parameters of a session, or runs a statement on a server that has not prepared it."""
+_VALUES: Final[Mapping[str, str]] = {
+    "22001": "is longer than the store can hold",
+    "22021": "holds a character that the store cannot hold",
+    "22P05": "holds a character that the store cannot hold",
 }
 _NEXT_HOST: Final = ("08", "53", "57")
 """Classes of errors after which another host is tried."""
@@ -191,11 +196,11 @@ def _is_refusal(error: PostgresError, connection: Connection) -> bool:
 
 def cause(error: Exception) -> str:
     """Why the database failed, in words; "" if that is unknown."""
+    if isinstance(error, _OF_POOLERS):
+        return "a connection pooler stands before it, and store_session must be an address without one"
     if isinstance(error, PostgresError):
         state = error.sqlstate or ""
         return _CAUSES.get(state) or _CAUSES.get(state[:2], "")
-    if isinstance(error, asyncpg.exceptions.DataError):
-        return "a value cannot be sent to it, such as a text with a lone surrogate"
     if isinstance(error, asyncpg.InterfaceError):
         return _CAUSES["08"]
     if isinstance(error, socket.gaierror):
@@ -205,6 +210,14 @@ def cause(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         return "no server listens there"
     return _tls_cause(error) or (_CAUSES["08"] if isinstance(error, OSError) else "")
+
+
+def value_problem(error: Exception) -> str:
+    """What is wrong with a value that the database cannot hold; "" for every other error."""
+    if isinstance(error, PostgresError):
+        return _VALUES.get(error.sqlstate or "", "")
+    # The driver's own: a lone surrogate is not UTF-8, and a number may be too large.
+    return _VALUES["22021"] if isinstance(error, asyncpg.exceptions.DataError) else ""
 
 
 def _tls_cause(error: Exception) -> str:

@@ -168,6 +168,14 @@ class PostgresqlPoll:
 
         await self._direct.run(work)
 
+    async def describe(self, node: str, config_hash: str, lease: float) -> None:
+        """``MemberPoll.describe``."""
+
+        async def work(connection: Connection, _server: Server) -> None:
+            await connection.execute(statements.DESCRIBE, node, config_hash, lease)
+
+        await self._direct.run(work)
+
     async def nodes(self) -> list[ListedNode]:
         """``MemberPoll.nodes``."""
 

@@ -54,6 +54,10 @@ class MemberPoll(Protocol):
         """Delete the row of ``node`` if it still has this many renewals."""
         ...
 
+    async def describe(self, node: str, config_hash: str, lease: float) -> None:
+        """Write what people see of ``node`` after a reload."""
+        ...
+
     async def nodes(self) -> list[ListedNode]:
         """Read the rows of all nodes for display, oldest first."""
         ...

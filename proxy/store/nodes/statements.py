@@ -91,6 +91,9 @@ WITH gone AS (DELETE FROM nodes WHERE id = $1 AND renewals = $2 RETURNING id)
 DELETE FROM acknowledgements WHERE id IN (SELECT id FROM gone)
 """
 
+DESCRIBE: Final = "UPDATE nodes SET config_hash = $2, lease = $3 WHERE id = $1"
+"""For people only: the lease that counts is the bound in ``change_head``."""
+
 NODES: Final = """
 SELECT n.id, n.name, n.version, n.protocol, n.schema, n.config_hash, n.lease, n.started_at,
        greatest(0, extract(epoch FROM clock_timestamp())::float8 - n.renewed_at) AS age,

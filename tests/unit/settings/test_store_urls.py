@@ -75,7 +75,8 @@ def test_an_address_has_these_parts_for_the_dialect_too(
     assert (found.hosts, found.database, found.user, found.password) == (hosts, database, user, password)
     opened = postgresql_dsn.parse(url)
     where = hosts or ((found.parameters["host"], int(found.parameters.get("port", "5432"))),)
-    assert (opened.hosts, opened.database, opened.password or "") == (where, database, password)
+    named = tuple((host.lower(), port) for host, port in opened.hosts)
+    assert (named, opened.database, opened.password or "") == (where, database, password)
     assert opened.user == user or not user
     assert (opened.sslmode, opened.application_name) == (
         found.parameters.get("sslmode", "prefer"),
