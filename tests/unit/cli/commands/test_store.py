@@ -109,12 +109,12 @@ def test_without_a_target_the_configured_store_is_it(used: Desk, postgres: Postg
     """As an operator does who has changed the configuration already: the key must be that of the embedded store."""
     assert used.patgate("store", "copy").returncode == 2
     configuration = used.config.read_text()
-    used.config.write_text(f"{configuration}store: {without_password(postgres_url)}\nsecret_key: {'0' * 64}\n")
+    used.config.write_text(f"{configuration}store: {without_password(postgres_url)}\nsecret_key: {'k' * 64}\n")
     password = PostgresqlUrl.parse(postgres_url).password
     refused = run(used, "store", "copy", PATGATE_STORE_PASSWORD=password)
     assert "another secret key" in only_sentence(refused)
     key = (used.data / "secret.key").read_text().strip()
-    used.config.write_text(f"{configuration}store: {without_password(postgres_url)}\nsecret_key: {key}\n")
+    used.config.write_text(f"{configuration}store: {without_password(postgres_url)}\nsecret_key: "{key}"\n")
     done = run(used, "store", "copy", PATGATE_STORE_PASSWORD=password)
     assert done.returncode == 0, done.stderr
     assert tokens_in(postgres, postgres_url) == "1"
