@@ -82,6 +82,26 @@ NOT_RUN = {
     "docker run -d --name patgate --read-only -p 8080:8080"
     " -v ./patgate.yaml:/etc/patgate/patgate.yaml:ro -v patgate:/var/lib/patgate patgate": "tests/unit/test_image.py",
     "docker exec patgate patgate user list": "tests/unit/test_image.py",
+    **dict.fromkeys(
+        (
+            "createuser --pwprompt patgate",
+            "createdb --owner=patgate --encoding=UTF8 --template=template0 patgate",
+            "systemctl stop patgate",
+            "PGPASSWORD=… patgate store copy --to postgresql://patgate@db.internal/patgate --dry-run",
+            "PGPASSWORD=… patgate store copy --to postgresql://patgate@db.internal/patgate",
+            "mkdir -m 0700 /root/embedded && mv /var/lib/patgate/patgate.db* /root/embedded/",
+            "systemctl start patgate",
+            "patgate audit verify",
+            "pg_dump --format=custom --file=patgate.dump --dbname=postgresql://patgate@db.internal/patgate",
+            "pg_restore --clean --if-exists --no-owner --single-transaction"
+            " --dbname=postgresql://patgate@db.internal/patgate patgate.dump",
+            "PATGATE_LISTEN__PROXY__BIND=127.0.0.1:0 patgate serve",
+            "patgate nodes accept --yes",
+            "patgate token list --status active",
+            "patgate token revoke ID",
+        ),
+        "tests/e2e/test_moving.py",
+    ),
 }
 
 BACKENDS = str(ROOT / ".venv-backends" / "bin")

@@ -34,6 +34,8 @@ LONGEST: Final = (
     "tests/e2e/test_doctor.py",
     "tests/unit/cli/commands/test_quickstart.py",
     "tests/unit/gateway/downstream/test_slow.py",
+    "tests/e2e/test_moving.py",
+    "tests/unit/store/copying/test_copy.py",
     "tests/e2e/test_demo.py",
     "tests/unit/gateway/phases/test_relayed_answers.py",
     "tests/unit/authority/test_process.py",

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import CopyRefused, OutcomeUnknown
-from proxy.store import migrate, store_info
+from proxy.store import migrate, store_info, tables
 from proxy.store.copying.columns import COPIED
 from proxy.store.copying.source import BATCH, Row
 from proxy.store.dialects.postgresql import POSTGRESQL, PostgresqlDatabase
@@ -30,14 +30,6 @@ _LOCAL: Final = {"statement_timeout": "0", "idle_in_transaction_session_timeout"
 _RELATIONS: Final = """
     SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-"""
-_INDEXES: Final = """
-    SELECT c.relname, pg_get_indexdef(c.oid) FROM pg_index i
-    JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
-    JOIN pg_namespace n ON n.oid = t.relnamespace
-    WHERE n.nspname = current_schema() AND t.relname = ANY($1)
-      AND NOT i.indisprimary AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = c.oid)
-    ORDER BY c.relname
 """
 
 
@@ -87,7 +79,6 @@ class Copying:
         self._database = database
         self.connection = connection
         self._driver = driver
-        self._indexes: list[tuple[str, str]] = []
 
     async def require_empty(self, store_id: str, key_fingerprint: str) -> None:
         """Raise CopyRefused unless the database has no tables at all; say so if it has a store already."""
@@ -118,10 +109,8 @@ class Copying:
             await self._driver.execute(f"SET LOCAL {name} = '{value}'")
         for table in reversed(COPIED):
             await self.connection.execute(table.delete())  # rows that a migration has added
-        names = [table.name for table in COPIED]
-        self._indexes = [tuple(row) for row in await self._driver.fetch(_INDEXES, names)]
-        for name, _ in self._indexes:
-            await self._driver.execute(f'DROP INDEX "{name}"')
+        for index in _indexes():
+            await self._driver.execute(f'DROP INDEX "{index.name}"')
 
     async def add(self, table: sa.Table, rows: Sequence[Row]) -> None:
         """Add rows, whose values are in the order of the table's columns."""
@@ -130,8 +119,9 @@ class Copying:
 
     async def index(self) -> None:
         """Create the indexes, and the statistics that plans depend on."""
-        for _, definition in self._indexes:
-            await self._driver.execute(definition, timeout=_DAY)
+        tables.set_index_conditions(POSTGRESQL.sql.name)
+        for index in _indexes():
+            await self.connection.execute(sa.schema.CreateIndex(index))
         for table in COPIED:
             await self._driver.execute(f'ANALYZE "{table.name}"', timeout=_DAY)
 
@@ -149,3 +139,7 @@ class Copying:
         except OutcomeUnknown:
             if not await target.has(store_id):
                 raise
+
+
+def _indexes() -> list[sa.Index]:
+    return [index for table in COPIED for index in sorted(table.indexes, key=lambda index: str(index.name))]
