@@ -207,6 +207,18 @@ def complete_standby(directory: Path, *, tree: Path = ROOT) -> None:
     replaced(directory, replace, lost=False, tree=tree)
 
 
+def renewed(cluster: Cluster) -> None:
+    """Wait until every node has renewed its lease twice: then it remembers the mark of the newest change."""
+    query = "SELECT id, renewals FROM nodes"
+
+    def counts() -> dict[str, int]:
+        rows = (line.split("|") for line in cluster.server.psql(query, cluster.database).splitlines())
+        return {row[0]: int(row[1]) for row in rows}
+
+    before = counts()
+    wait_until(lambda: all(counts().get(node, count + 2) >= count + 2 for node, count in before.items()), "renewals")
+
+
 def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:
     """The promoted standby lacks a revocation, and has got more changes than the nodes have seen before they see it.
 
@@ -218,6 +230,7 @@ def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:
         cluster.standby.catch_up()
         cluster.standby.fall_behind()
         revoke()
+        renewed(cluster)
         for node in cluster.nodes:
             node.pause(node.pids())
         cluster.server.stop("kill")
