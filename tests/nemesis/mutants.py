@@ -35,7 +35,7 @@ class Mutant:
     """Module, text (exactly once in it), replacement."""
     faults: tuple[str, ...] = ()
     """The kinds of fault that the run needs; empty: none."""
-    kinds: dict[str, int] = field(default_factory=lambda: {"revoke": 1})
+    kinds: dict[str, int] = field(default_factory=lambda: {"suspend": 3, "revoke": 1})
     settings: dict[str, object] = field(default_factory=dict)
     finds: str = "violation"
     """What the run reports: a ``violation``, or ``lost`` or ``twice`` of the audit log."""
@@ -78,7 +78,7 @@ MUTANTS: Final = (
                 "                        self._acknowledged = reached\n                self.saw(head.n)\n",
             ),
         ),
-        faults=("proxy stall down",),
+        faults=("proxy slow 60",),
     ),
     Mutant(
         name="lease from the reply",
@@ -99,7 +99,7 @@ MUTANTS: Final = (
         name="renewal without a row",
         step="2: no row, no lease",
         edits=((NODE, "        if not seen.renewed:\n", "        if not seen.renewed and not self.id:\n"),),
-        faults=("freeze authority", "proxy notify off"),
+        faults=("proxy cut", "proxy slow 60"),
     ),
     Mutant(
         name="only the last keys",
