@@ -90,7 +90,7 @@ def find(mutant: mutants.Mutant, directory: Path, seed: int, *, seconds: float =
     """The report of a run of a mutant, which ends after so many seconds."""
     directory.mkdir(parents=True)
     options = Options(
-        seed=seed, clients=2, changers=6, connections=3, decisions=0, changes=0, seconds=seconds,
+        seed=seed, clients=2, changers=6, connections=3, rate=500.0, decisions=0, changes=0, seconds=seconds,
         most_seconds=seconds, every_fault=False, every_change=False, at_once=1, gap=(0.5, 2.5), kinds=mutant.kinds,
     )  # fmt: skip
     with mutants.tree(mutant) as tree, Cluster(directory, nodes=nodes, proxied=1, tree=tree) as cluster:
