@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.builds import problem_of_the_compiled_build
 
-pytest_plugins = ["tests.support.plugin", "tests.support.postgres"]
+pytest_plugins = ["tests.support.plugin", "tests.support.postgres", "tests.support.dialects"]
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 

@@ -7,16 +7,21 @@ Rules of this module:
 3. Chores run only in the authority of a gateway, never in a command that works on the store by itself.
 4. Notices go to the currently configured webhook; failures of a former one do not delay them. At most ``RETRIES``
    notices wait for a retry.
+5. Of several nodes with one store, the one that has the claim (``claim``) does what concerns the store; each does what
+   concerns itself (``Chore.each_node``). The claim makes double work rare, not impossible: tokens that ended and rows
+   that were removed stay so, and each notice is claimed by itself before it is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from proxy.authority.claim import CLAIM_SECONDS, Claim
 from proxy.authority.webhook import DeliveryFailed, Endpoint, WebhookClient, webhook_client
 from proxy.core.errors import PatgateError
 from proxy.core.model import Actor, ActorKind
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 
 HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")
 TICK_SECONDS: Final = 5.0
+RENEWALS: Final = 4
+"""How often the claim is renewed before it would end."""
 NOTICES_AT_ONCE: Final = 200
 NOTICES_TOGETHER: Final = 4
 RETRIES: Final = 2000
@@ -87,6 +94,14 @@ class HousekeepingHost(Protocol):
         """How many seconds audit events are kept; None for ever."""
         ...
 
+    async def claim(self, names: Sequence[str], node: str, seconds: float) -> frozenset[str]:
+        """Claim these tasks for ``node`` (``Store.claim``)."""
+        ...
+
+    async def give_up(self, names: Sequence[str], node: str) -> None:
+        """End the claims of ``node`` on these tasks."""
+        ...
+
     async def prune(self) -> None:
         """Remove expired rows from the store."""
         ...
@@ -104,6 +119,8 @@ class Chore:
     every: float
     """Seconds from the end of one turn to the next."""
     work: Callable[[], Awaitable[None]]
+    each_node: bool = False
+    """Whether it concerns the node itself, and so is done without the claim."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -119,10 +136,14 @@ class _Counted:
 class Housekeeping:
     """``run`` does every chore immediately and then at its interval, until it is cancelled."""
 
-    def __init__(self, host: HousekeepingHost, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, host: HousekeepingHost, *, node: str = "", monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.expiring: Mapping[int, int] = {}
         """Number of active tokens that expire within so many days, at the last count."""
         self._host = host
+        self._node = node or secrets.token_hex(16)
+        self._claim = Claim(host, "housekeeping", self._node)
         self._monotonic = monotonic
         self._unused_after: str | None = None
         self._counted: _Counted | None = None
@@ -130,26 +151,39 @@ class Housekeeping:
         self._receiver: Endpoint | None = None
         self._delivered: list[Notice] = []
         """Notices that were delivered and are not yet marked as sent."""
-        self._notice_chores: tuple[Chore, ...] = (Chore(name="notices", every=60.0, work=self.send_notices),)
+        self._notice_chores: tuple[Chore, ...] = (
+            Chore(name="expiring tokens", every=60.0, work=self.count_expiring, each_node=True),
+            Chore(name="notices", every=60.0, work=self.send_notices),
+        )
         self._chores: tuple[Chore, ...] = (
             Chore(name="unused tokens", every=60.0, work=self.end_unused),
-            Chore(name="policy", every=10.0, work=self.count_breaking),
-            Chore(name="audit head", every=60.0, work=host.watch_audit_head),
+            Chore(name="policy", every=10.0, work=self.count_breaking, each_node=True),
+            Chore(name="audit head", every=60.0, work=host.watch_audit_head, each_node=True),
             Chore(name="retention", every=3600.0, work=self.retain),
             Chore(name="pruning", every=600.0, work=host.prune),
         )
 
     async def run(self) -> None:
         """Run all chores at their intervals; never returns."""
-        async with asyncio.TaskGroup() as loops:
-            loops.create_task(self._repeat(self._notice_chores), name="notices")
-            loops.create_task(self._repeat(self._chores), name="chores")
+        await self._claim.renew()
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(self._keep_claim(), name="claim")
+                loops.create_task(self._repeat(self._notice_chores), name="notices")
+                loops.create_task(self._repeat(self._chores), name="chores")
+        finally:
+            await self._claim.give_up()
+
+    async def _keep_claim(self) -> None:
+        while True:
+            await asyncio.sleep(CLAIM_SECONDS / RENEWALS)
+            await self._claim.renew()
 
     async def _repeat(self, chores: Sequence[Chore]) -> None:
         due = dict.fromkeys(chores, 0.0)
         while True:
             for chore, at in due.items():
-                if self._monotonic() >= at:
+                if self._monotonic() >= at and (chore.each_node or self._claim.held):
                     await self._do(chore)
                     due[chore] = self._monotonic() + chore.every
             await asyncio.sleep(TICK_SECONDS)
@@ -187,10 +221,13 @@ class Housekeeping:
             if removed.events:
                 _log.info("old audit events removed", count=removed.events)
 
+    async def count_expiring(self) -> None:
+        """Count the tokens that expire soon."""
+        self.expiring = await self._host.services.notices.counts()
+
     async def send_notices(self) -> None:
-        """Count the tokens that expire soon, and send the notices that are due."""
+        """Send the notices that are due."""
         notices, endpoint = self._host.services.notices, self._host.endpoint
-        self.expiring = await notices.counts()
         if endpoint is None:
             return
         # Delivered notices that could not be marked as sent must not be sent twice.
@@ -212,7 +249,7 @@ class Housekeeping:
             for first in range(0, len(wanted), NOTICES_TOGETHER):
                 if self._host.endpoint != endpoint:
                     return  # a reload has changed the webhook
-                batch = wanted[first : first + NOTICES_TOGETHER]
+                batch = await notices.claim(wanted[first : first + NOTICES_TOGETHER], self._node)
                 outcomes = await asyncio.gather(*(self._deliver(client, endpoint, notice) for notice in batch))
                 delivered = [notice for notice, failed in zip(batch, outcomes, strict=True) if failed is None]
                 self._delivered += delivered
@@ -223,7 +260,7 @@ class Housekeeping:
 
     async def _mark(self, notices: ExpiryNotices) -> None:
         if self._delivered:
-            await notices.given(self._delivered)
+            await notices.given(self._delivered, self._node)
             self._delivered = []
 
     async def _deliver(self, client: WebhookClient, endpoint: Endpoint, notice: Notice) -> DeliveryFailed | None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -212,6 +212,14 @@ class Authority:
     async def prune(self) -> None:
         """Remove expired rows from the store. Raises StoreUnavailable."""
         await self._store.prune(time.time())
+
+    async def claim(self, names: Sequence[str], node: str, seconds: float) -> frozenset[str]:
+        """Claim periodic tasks for a node (``Store.claim``). Raises StoreUnavailable."""
+        return await self._store.claim(names, node, seconds)
+
+    async def give_up(self, names: Sequence[str], node: str) -> None:
+        """End the claims of a node on periodic tasks. Raises StoreUnavailable."""
+        await self._store.give_up(names, node)
 
     @property
     def audit_retention(self) -> float | None:

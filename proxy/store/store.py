@@ -33,6 +33,7 @@ from proxy.store.recording import CHANGES_LIMIT, LocalRecording, OnCommit, Recor
 from proxy.store.records import Changes, GrantRows
 from proxy.store.shared_recording import SharedRecording
 from proxy.store.tokens import usage
+from proxy.store.tokens.expiring import NoticeKey
 from proxy.store.tokens.usage import Use
 from proxy.store.upkeep import batches, chores
 from proxy.store.upkeep.batches import Batch
@@ -252,9 +253,26 @@ class Store:
         """Append request events to the audit log, all or none; nothing if ``batch`` is stored already."""
         await self._audit.append_requests(events, batch, time.time())
 
-    async def mark_notified(self, given: Sequence[tuple[str, float, int]]) -> None:
-        """Record which expiry notices were sent (``ExpiringTokens.mark``). No decision depends on it."""
-        await written(self._database, lambda connection: Rows(connection).expiring_tokens.mark(given))
+    async def claim_notices(self, notices: Sequence[NoticeKey], node: str, seconds: float) -> list[NoticeKey]:
+        """Claim expiry notices for ``node``, for so many seconds; returns those that it has now and nobody has sent."""
+        alone = not self._database.shared
+
+        async def work(connection: AsyncConnection) -> list[NoticeKey]:
+            names = [notice.claim for notice in notices]
+            mine = await chores.claim(connection, names, node, seconds, alone=alone)
+            # Read after the claim: the one who had it before has marked what it sent.
+            return await Rows(connection).expiring_tokens.unsent([one for one in notices if one.claim in mine])
+
+        return await written(self._database, work)
+
+    async def mark_notified(self, given: Sequence[NoticeKey], node: str) -> None:
+        """Record which expiry notices ``node`` has sent, and end its claims on them. No decision depends on it."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await Rows(connection).expiring_tokens.mark(given)
+            await chores.give_up(connection, [notice.claim for notice in given], node)
+
+        await written(self._database, work)
 
     async def claim(self, names: Sequence[str], node: str, seconds: float) -> frozenset[str]:
         """Claim these tasks for ``node`` for so many seconds; returns those that it has now (``chores.claim``)."""

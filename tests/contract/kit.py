@@ -1,4 +1,4 @@
-"""A store in a temporary file with its services, a clock that tests set, and a real but cheap hasher."""
+"""A store of a test with its services, a clock that tests set, and a real but cheap hasher."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.dependency_keys import token_key
 from proxy.core.kinds import Kind, Reach
@@ -26,9 +28,10 @@ from proxy.services.policy.service import PolicyService
 from proxy.services.tokens.issuance import Minter, TokenRequest
 from proxy.services.tokens.service import TokenService
 from proxy.services.views import Created
+from proxy.store import dialects
 from proxy.store.records import TokenRow
 from proxy.store.store import Store
-from tests.support.stores import migrated
+from tests.support import stores
 
 SECRET_KEY = b"k" * 32
 CACHE_KEY = derived_secrets.cache_key(SECRET_KEY)
@@ -197,7 +200,8 @@ class Kit:
 
 @asynccontextmanager
 async def opened(directory: Path, *, fingerprint: str = FINGERPRINT) -> AsyncIterator[Kit]:
-    store = await Store.open(migrated(directory), key_fingerprint=fingerprint)
+    """The store that belongs to ``directory`` in the database that the test runs over (``support.dialects``)."""
+    store = await Store.open(stores.address_of(directory), key_fingerprint=fingerprint)
     kit = Kit(store=store, clock=Clock())
 
     async def remember(epoch: int, touched: Sequence[str]) -> None:
@@ -208,3 +212,17 @@ async def opened(directory: Path, *, fingerprint: str = FINGERPRINT) -> AsyncIte
         yield kit
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def by_itself(directory: Path) -> AsyncIterator[AsyncConnection]:
+    """A connection of its own to the database of ``directory``, past the store; leaving the block commits."""
+    address = stores.address_of(directory)
+    database = dialects.of_url(address).database(address, readers=1)
+    await database.open()
+    try:
+        async with database.write() as connection:
+            yield connection
+            await database.commit(connection)
+    finally:
+        await database.close()

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
-from tests.contract.kit import ADMIN, Kit, opened
+from proxy.store import tables
+from tests.contract.kit import ADMIN, Kit, by_itself, opened
 
 ANN = "ann@example.org"
 
 
-def _ddl(directory: Path, statement: str) -> None:
-    with sqlite3.connect(directory / "patgate.db") as file:
-        file.execute(statement)
-    file.close()
+async def _ddl(directory: Path, *statements: str) -> None:
+    async with by_itself(directory) as connection:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
 
 
 _CHANGES: dict[str, Callable[[Kit, str], Awaitable[object]]] = {
@@ -34,29 +35,52 @@ _CHANGES: dict[str, Callable[[Kit, str], Awaitable[object]]] = {
 }
 
 
-def _dump(directory: Path) -> list[str]:
-    with sqlite3.connect(directory / "patgate.db") as file:
-        found = [line for line in file.iterdump() if "TRIGGER" not in line]
-    file.close()
-    return found
+async def _dump(directory: Path) -> list[list[tuple[object, ...]]]:
+    """Every row of every table."""
+    async with by_itself(directory) as connection:
+        return [
+            [tuple(row) for row in await connection.execute(sa.select(table).order_by(*table.primary_key))]
+            for table in tables.metadata.sorted_tables
+        ]
 
 
-@pytest.mark.parametrize("failure", ["RAISE(ABORT, 'no')", "RAISE(FAIL, 'no')", "RAISE(ROLLBACK, 'no')"])
-async def test_if_the_audit_log_fails_every_change_is_refused_as_a_whole(tmp_path: Path, failure: str) -> None:
+_FAILING = {
+    "sqlite": [
+        "CREATE TRIGGER no BEFORE INSERT ON audit_events BEGIN SELECT RAISE({0}, 'no'); END",
+    ],
+    "postgresql": [
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE {0}; END $$",
+        "CREATE TRIGGER no BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION no()",
+    ],
+}
+_WORKING = {"sqlite": "DROP TRIGGER no", "postgresql": "DROP FUNCTION no CASCADE"}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "failure"),
+    [
+        *(("sqlite", failure) for failure in ("ABORT", "FAIL", "ROLLBACK")),
+        *(("postgresql", failure) for failure in ("unique_violation", "check_violation")),
+    ],
+    indirect=["dialect"],
+)
+async def test_if_the_audit_log_fails_every_change_is_refused_as_a_whole(
+    tmp_path: Path, dialect: str, failure: str
+) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
         token = await kit.mint(ANN, "t")
         epoch = await kit.intact()
         announced = len(kit.announced)
-        _ddl(tmp_path, f"CREATE TRIGGER no BEFORE INSERT ON audit_events BEGIN SELECT {failure}; END")
-        before = _dump(tmp_path)
+        await _ddl(tmp_path, *(statement.format(failure) for statement in _FAILING[dialect]))
+        before = await _dump(tmp_path)
         for name, change in _CHANGES.items():
             with pytest.raises(StoreUnavailable, match="the audit log cannot be written"):
                 await change(kit, token.view.id)
-            assert _dump(tmp_path) == before, name
+            assert await _dump(tmp_path) == before, name
             assert isinstance(await kit.resolve(token.view.prefix), Grant), name
         assert (len(kit.announced), await kit.intact()) == (announced, epoch)
-        _ddl(tmp_path, "DROP TRIGGER no")
+        await _ddl(tmp_path, _WORKING[dialect])
         await kit.tokens.revoke(ADMIN, token.view.id)
         assert await kit.intact() == epoch + 1
 
@@ -66,10 +90,10 @@ async def test_if_the_head_of_the_audit_log_cannot_be_updated_changes_are_refuse
         await kit.basics()
         token = await kit.mint(ANN, "t")
         epoch = await kit.intact()
-        _ddl(tmp_path, "ALTER TABLE audit_chain RENAME TO elsewhere")
+        await _ddl(tmp_path, "ALTER TABLE audit_chain RENAME TO elsewhere")
         for change in _CHANGES.values():
             with pytest.raises(StoreUnavailable):
                 await change(kit, token.view.id)
         assert isinstance(await kit.resolve(token.view.prefix), Grant)
-        _ddl(tmp_path, "ALTER TABLE elsewhere RENAME TO audit_chain")
+        await _ddl(tmp_path, "ALTER TABLE elsewhere RENAME TO audit_chain")
         assert await kit.intact() == epoch

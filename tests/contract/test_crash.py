@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.contract.kit import ADMIN, opened
+from tests.support.dialects import ON_SQLITE
+
+pytestmark = ON_SQLITE
 
 _WRITER = """
 import asyncio, pathlib, sys

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.contract.failing_commit import ACKNOWLEDGED, REFUSED, UNKNOWN, VERBS
+from tests.support.dialects import ON_SQLITE
 from tests.support.disk import ALL, Calls, FailingDisk, Written
+
+pytestmark = ON_SQLITE
 
 EVERY = 0
 ONCE, FOR_GOOD = 1, 0

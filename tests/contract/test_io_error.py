@@ -12,6 +12,9 @@ import pytest
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from tests.contract.kit import ADMIN, opened
+from tests.support.dialects import ON_SQLITE
+
+pytestmark = ON_SQLITE
 
 
 @contextmanager

@@ -24,9 +24,8 @@ ONE, TWO, GONE = "a" * 12, "b" * 12, "c" * 12
 ORG = "org_" + "0" * 12
 
 
-@pytest.fixture(params=["sqlite"])
-async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
-    assert request.param == "sqlite"
+@pytest.fixture
+async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
     async with opened(tmp_path) as kit:
         async with kit.store.change(ADMIN) as change:
             connection = change.connection

@@ -11,15 +11,16 @@ import pytest
 
 from proxy.core.errors import Conflict, StoreNewerSchema, StoreUnavailable, WrongKey
 from proxy.core.model import UserStatus
+from proxy.store import migrate
 from proxy.store.change import Change
 from proxy.store.records import UserRow
 from proxy.store.store import Store
-from tests.contract.kit import ADMIN, Kit, opened
+from tests.contract.kit import ADMIN, Kit, by_itself, opened
+from tests.support.dialects import ON_SQLITE
 
 
-@pytest.fixture(params=["sqlite"])
-async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
-    assert request.param == "sqlite"
+@pytest.fixture
+async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
     async with opened(tmp_path) as kit:
         yield kit
 
@@ -169,6 +170,7 @@ async def test_errors_never_show_the_parameters_of_a_statement(kit: Kit) -> None
         error = error.__cause__
 
 
+@ON_SQLITE
 async def test_a_full_disk_refuses_changes_and_heals_without_a_restart(kit: Kit) -> None:
     await _add(kit.store, 1)
     async with kit.store.change(ADMIN) as change:
@@ -198,6 +200,7 @@ async def test_a_full_disk_refuses_changes_and_heals_without_a_restart(kit: Kit)
     assert [epoch for epoch, _ in kit.announced] == list(range(1, len(acknowledged) + 1))
 
 
+@ON_SQLITE
 async def test_a_lock_held_by_another_process_is_unavailable_then_heals(kit: Kit, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "patgate.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -300,16 +303,16 @@ async def test_another_secret_key_is_refused_and_changes_nothing(tmp_path: Path)
 async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     async with opened(tmp_path):
         pass
-    file = sqlite3.connect(tmp_path / "patgate.db")
-    file.execute("UPDATE alembic_version SET version_num = '9999'")
-    file.commit()
+    async with by_itself(tmp_path) as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreNewerSchema):
         async with opened(tmp_path):
             pass
-    assert file.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
-    file.close()
+    async with by_itself(tmp_path) as connection:
+        assert await migrate.version(connection) == "9999"
 
 
+@ON_SQLITE
 async def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "patgate.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(StoreUnavailable, match="it is not a database"):
@@ -317,12 +320,14 @@ async def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> N
             pass
 
 
+@ON_SQLITE
 async def test_a_missing_directory_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         async with opened(tmp_path / "missing"):
             pass
 
 
+@ON_SQLITE
 async def test_only_the_owner_can_read_the_files(kit: Kit, tmp_path: Path) -> None:
     await _add(kit.store, 1)
     files = [path for path in tmp_path.iterdir() if path.name.startswith("patgate.db")]

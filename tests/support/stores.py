@@ -1,4 +1,8 @@
-"""Copies an empty, migrated store: creating one takes longer than most tests that use it."""
+"""Copies an empty, migrated store: creating one takes longer than most tests that use it.
+
+A test that runs over several databases names its store by a directory. The fixture ``dialect`` (``support.dialects``)
+decides whether the store is a file in that directory or a database of PostgreSQL that belongs to it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,34 @@ import asyncio
 import functools
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.settings.sources.secret import load_or_create
 from proxy.store import migrate
 from proxy.store.address import sqlite_path, store_url
+from proxy.store.dialects.dialect import Database
 from proxy.store.dialects.sqlite import SqliteDatabase
+
+_ELSEWHERE: list[Callable[[Path], str]] = []
+"""What gives the address of a directory's store, if it is no file in that directory."""
+
+
+def address_of(directory: Path) -> str:
+    """The address of the migrated store that belongs to ``directory``, in the database that the test runs over."""
+    return _ELSEWHERE[-1](directory) if _ELSEWHERE else migrated(directory)
+
+
+@contextmanager
+def elsewhere(address: Callable[[Path], str]) -> Iterator[None]:
+    """Within the block ``address_of`` asks ``address``."""
+    _ELSEWHERE.append(address)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.pop()
 
 
 def migrated(directory: Path, *, key: bool = False) -> str:
@@ -34,14 +59,20 @@ def migrated(directory: Path, *, key: bool = False) -> str:
 
 @functools.cache
 def _empty() -> bytes:
-    with ThreadPoolExecutor(1) as beside_a_loop, tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name:
         path = sqlite_path(store_url("sqlite", Path(name)))
-        beside_a_loop.submit(asyncio.run, _make(path)).result()
+        migrate_now(lambda: SqliteDatabase(path))
         return path.read_bytes()
 
 
-async def _make(path: Path) -> None:
-    database = SqliteDatabase(path)
+def migrate_now(make: Callable[[], Database]) -> None:
+    """Migrate the database that ``make`` returns, even if an event loop runs in this thread."""
+    with ThreadPoolExecutor(1) as beside_a_loop:
+        beside_a_loop.submit(asyncio.run, _migrate(make)).result()
+
+
+async def _migrate(make: Callable[[], Database]) -> None:
+    database = make()
     try:
         await database.open()
         async with database.write() as connection:

@@ -126,11 +126,18 @@ class Barrier:
         """The rows that waits need, or needed when their time was over."""
         self.confirmed = 0
         """The highest number that is known to be in force on every node."""
+        self.polls = 0
+        """How often the rows were read, or could not be read."""
 
     @property
     def bound(self) -> float:
         """The longest lease of any node, in seconds."""
         return max(self._bound, self._own.bound) or LONGEST_LEASE
+
+    @property
+    def polling(self) -> bool:
+        """Whether the rows are being polled: while anybody waits, and until a row that was too late is settled."""
+        return self._task is not None
 
     def suspect(self) -> None:
         """The store is another one than before (rule 6); all that was confirmed belongs to the former one."""
@@ -170,6 +177,7 @@ class Barrier:
                 # Read before the snapshot begins: a node that joins after the snapshot has all of it.
                 own = self._own.applied
                 poll = await self._in_time(self._members.poll()) if self._own.history else None
+                self.polls += 1
                 if poll is None:
                     self._late.clear()
                     await self._in_time(asyncio.sleep(RETRY_SECONDS))

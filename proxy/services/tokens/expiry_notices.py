@@ -5,8 +5,9 @@ Rules:
 1. A notice is due once for each configured number of days before expiry: for the smallest number that covers the
    remaining time.
 2. A token whose whole lifetime is not longer than a number of days gets no notice for it: it is short-lived on purpose.
-3. A notice is marked after its delivery. Its id consists of the token, the expiry and the days, so a notice that was
-   delivered but could not be marked has the same id when it is delivered again.
+3. A notice is claimed before its delivery and marked after it, so that of several nodes one delivers it. A node that
+   dies between the two may have delivered it: another one delivers it when the claim has ended. Its id consists of the
+   token, the expiry and the days, so the receiver sees that it is the same.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Final
 
 from proxy.services.views import rfc3339, token_summary
 from proxy.store.store import Store
-from proxy.store.tokens.expiring import ExpiringToken
+from proxy.store.tokens.expiring import ExpiringToken, NoticeKey
 
 DAY: Final = 86400.0
+CLAIM_SECONDS: Final = 120.0
+"""How long a notice is left to the node that delivers it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,11 @@ class Notice:
     def id(self) -> str:
         """The same for every delivery of this notice (rule 3)."""
         return f"{self.token.id}.{self.token.expires_at:.0f}.{self.days}"
+
+    @property
+    def key(self) -> NoticeKey:
+        """The notice as the store knows it."""
+        return NoticeKey(token_id=self.token.id, expires_at=self.token.expires_at, days=self.days)
 
     def as_dict(self) -> dict[str, object]:
         """The JSON document of the control API."""
@@ -65,9 +73,14 @@ class ExpiryNotices:
                 found += (Notice(token=token, days=days) for token in tokens)
         return found
 
-    async def given(self, notices: Sequence[Notice]) -> None:
-        """Mark these notices as delivered."""
-        await self._store.mark_notified([(notice.token.id, notice.token.expires_at, notice.days) for notice in notices])
+    async def claim(self, notices: Sequence[Notice], node: str) -> list[Notice]:
+        """Those of these notices that ``node`` is to deliver now: no other node has claimed or delivered them."""
+        keys = set(await self._store.claim_notices([notice.key for notice in notices], node, CLAIM_SECONDS))
+        return [notice for notice in notices if notice.key in keys]
+
+    async def given(self, notices: Sequence[Notice], node: str) -> None:
+        """Mark these notices as delivered by ``node``."""
+        await self._store.mark_notified([notice.key for notice in notices], node)
 
     async def counts(self) -> dict[int, int]:
         """The number of active tokens that expire within each number of days."""

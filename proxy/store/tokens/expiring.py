@@ -35,6 +35,20 @@ class ExpiringToken:
     expires_at: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoticeKey:
+    """One notice: the token's id, its expiry (unix seconds), and the days before the expiry."""
+
+    token_id: str
+    expires_at: float
+    days: int
+
+    @property
+    def claim(self) -> str:
+        """The name of the task to send it (``upkeep.chores``)."""
+        return f"notice.{self.token_id}.{self.days}"
+
+
 class ExpiringTokens:
     """Tokens that expire soon, over the connection of one transaction."""
 
@@ -80,14 +94,28 @@ class ExpiringTokens:
         query = sa.select(sa.func.count()).select_from(_T).where(*_within(begin, end))
         return int((await self._connection.execute(query)).scalar_one())
 
-    async def mark(self, given: Sequence[tuple[str, float, int]]) -> None:
-        """Record notices that were sent: the token's id, its expiry, and the days of the notice.
+    async def unsent(self, notices: Sequence[NoticeKey]) -> list[NoticeKey]:
+        """Those of these notices that were not sent yet, and whose token still expires then."""
+        query = sa.select(_T.c.id, _T.c.expires_at, _T.c.notified_days).where(
+            _T.c.id.in_({notice.token_id for notice in notices})
+        )
+        rows = (await self._connection.execute(query)).all() if notices else []
+        stored = {row.id: (row.expires_at, row.notified_days) for row in rows}
 
-        A token whose expiry has changed meanwhile is left alone.
-        """
-        for token_id, expires_at, days in given:
+        def is_unsent(notice: NoticeKey) -> bool:
+            expires_at, days = stored.get(notice.token_id, (None, None))
+            return expires_at == notice.expires_at and (days is None or days > notice.days)
+
+        return [notice for notice in notices if is_unsent(notice)]
+
+    async def mark(self, given: Sequence[NoticeKey]) -> None:
+        """Record notices that were sent. A token whose expiry has changed meanwhile is left alone."""
+        # In the order of the ids, as every write of several rows.
+        for notice in sorted(given, key=lambda notice: notice.token_id):
             await self._connection.execute(
-                _T.update().where(_T.c.id == token_id, _T.c.expires_at == expires_at).values(notified_days=days)
+                _T.update()
+                .where(_T.c.id == notice.token_id, _T.c.expires_at == notice.expires_at)
+                .values(notified_days=notice.days)
             )
 
 

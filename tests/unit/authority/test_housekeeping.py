@@ -22,6 +22,7 @@ from proxy.services.audit.service import AuditService
 from proxy.services.policy.model import TokenPolicy
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens.expiry_notices import DAY, ExpiryNotices
+from proxy.store.tokens.expiring import NoticeKey
 from tests.contract.kit import ADMIN, START, Kit, opened
 from tests.support.process import HANGS_SECONDS
 from tests.unit.authority.waiting import until
@@ -59,6 +60,12 @@ class Host:
 
     async def watch_audit_head(self) -> None:
         pass
+
+    async def claim(self, names: Sequence[str], node: str, seconds: float) -> frozenset[str]:
+        return await self.kit.store.claim(names, node, seconds)
+
+    async def give_up(self, names: Sequence[str], node: str) -> None:
+        await self.kit.store.give_up(names, node)
 
     async def prune(self) -> None:
         self.pruned += 1
@@ -201,6 +208,7 @@ async def test_a_rejected_notice_does_not_block_others(host: Host, monkeypatch: 
 async def test_without_a_webhook_notices_are_counted_and_stay_due(host: Host) -> None:
     await ending(host, "one")
     keeper = Housekeeping(host)
+    await keeper.count_expiring()
     await keeper.send_notices()
     assert keeper.expiring == {14: 1, 7: 0, 1: 0}
     assert len(await host.notices.due(10)) == 1
@@ -336,7 +344,7 @@ async def test_a_delivered_notice_that_cannot_be_marked_is_not_sent_again(
     await ending(host, "one")
     mark, receiver = host.kit.store.mark_notified, Receiver()
 
-    async def full(given: Sequence[tuple[str, float, int]]) -> None:
+    async def full(given: Sequence[NoticeKey], node: str) -> None:
         raise StoreUnavailable("the store cannot be used now because its disk is full")
 
     keeper = Housekeeping(host)

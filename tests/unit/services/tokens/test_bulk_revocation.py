@@ -13,6 +13,7 @@ from proxy.core.model import Actor
 from proxy.services.tokens.issuance import TokenRequest
 from proxy.services.views import Created
 from proxy.store.audit.chain import Appended
+from proxy.store.audit.log import AuditLog
 from proxy.store.change import Change
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -90,9 +91,9 @@ async def test_other_changes_run_between_two_transactions(kit: Kit, monkeypatch:
     begun = asyncio.Event()
     record = Change.record
 
-    async def noted(change: Change, epoch: int) -> tuple[Appended, ...]:
+    async def noted(change: Change, number: int, mark: bytes, log: AuditLog) -> tuple[Appended, ...]:
         begun.set()
-        return await record(change, epoch)
+        return await record(change, number, mark, log)
 
     monkeypatch.setattr(Change, "record", noted)
     deletion = asyncio.create_task(kit.tokens.delete_all(ADMIN, ANN), name="deletion")
@@ -110,13 +111,13 @@ async def test_the_caller_is_checked_in_each_transaction_and_a_retry_does_the_re
     await family(kit, root, 8)
     record, changes = Change.record, 0
 
-    async def then_revoked(change: Change, epoch: int) -> tuple[Appended, ...]:
+    async def then_revoked(change: Change, number: int, mark: bytes, log: AuditLog) -> tuple[Appended, ...]:
         nonlocal changes
         changes += 1
         if changes == 2:
             # In the transaction of the second step, as if it came right after it.
             await change.tokens.revoke(acting.view.id, change.now)
-        return await record(change, epoch)
+        return await record(change, number, mark, log)
 
     monkeypatch.setattr(Change, "record", then_revoked)
     actor: Actor = kit.acting(acting)

@@ -32,7 +32,7 @@ async def due(kit: Kit, limit: int = 100) -> list[tuple[str, int]]:
 async def delivered(kit: Kit) -> list[tuple[str, int]]:
     """The due notices, marked as delivered."""
     found = await notices(kit).due(100)
-    await notices(kit).given(found)
+    await notices(kit).given(found, "n")
     return [(notice.token.name, notice.days) for notice in found]
 
 
@@ -117,9 +117,29 @@ async def test_a_notice_of_a_former_expiry_does_not_count(kit: Kit) -> None:
     found = await notices(kit).due(100)
     await kit.tokens.revoke(ADMIN, made.view.id)
     await kit.tokens.regenerate(ADMIN, made.view.id, expires=20 * DAY)
-    await notices(kit).given(found)
+    await notices(kit).given(found, "n")
     kit.clock.now += 10 * DAY
     assert await delivered(kit) == [("t", 14)]
+
+
+async def test_a_notice_that_was_delivered_meanwhile_is_not_claimed_again(kit: Kit) -> None:
+    await kit.mint(ANN, "one", expires=15 * DAY)
+    await kit.mint(ANN, "two", expires=15 * DAY)
+    kit.clock.now = START + 5 * DAY
+    found = await notices(kit).due(100)
+    (first,) = await notices(kit).claim(found[:1], "a")
+    await notices(kit).given([first], "a")
+    claimed = await notices(kit).claim(found, "b")
+    assert [notice.token.name for notice in claimed] == ["two"]
+
+
+async def test_a_notice_of_a_former_expiry_is_not_claimed(kit: Kit) -> None:
+    made = await kit.mint(ANN, "t", expires=15 * DAY)
+    kit.clock.now = START + 5 * DAY
+    found = await notices(kit).due(100)
+    await kit.tokens.revoke(ADMIN, made.view.id)
+    await kit.tokens.regenerate(ADMIN, made.view.id, expires=20 * DAY)
+    assert await notices(kit).claim(found, "a") == []
 
 
 async def test_a_token_that_no_longer_works_has_no_notice(kit: Kit) -> None:
