@@ -80,6 +80,9 @@ class Nemesis:
         if self._failed is not None:
             raise self._failed
 
+    def failed(self) -> bool:
+        return self._failed is not None
+
     @property
     def all_kinds_seen(self) -> bool:
         return set(self._makers) <= set(self.counts)
