@@ -111,6 +111,7 @@ MUTANTS: Final = (
                 "await self._changes_since(max(since, self._page.epoch - 1))",
             ),
         ),
+        faults=("proxy slow 60",),
     ),
     Mutant(
         name="answer without the leases' end",
