@@ -32,6 +32,7 @@ OWNER: Final = "eve@example.org"
 ASKED: Final = {
     "X-Forwarded-Method": "PUT", "X-Forwarded-Uri": "/v1/things/42", "X-Forwarded-Host": "app.example.org",
 }  # fmt: skip
+ACCEPTED: Final = "a node accepted a token that had been revoked"
 OPERATOR: Final = f"uid:{os.geteuid()}"
 """The actor of what the tests do at the command line."""
 WATCH_SECONDS: Final = 3.0
@@ -126,6 +127,13 @@ def why_unready(node: Node) -> str:
         return control.unready()
 
 
+def fenced_or_wrong(nodes: Sequence[Node], watch: Watch, token: Token, revoked: float) -> bool:
+    """Whether every node is fenced; fails as soon as one accepts the token that was revoked."""
+    wrong = [node.number for node in nodes if watch.after(revoked, token, node.number)[200]]
+    assert not wrong, f"{ACCEPTED}: n{wrong[0]}"
+    return all("store" in why_unready(node) for node in nodes)
+
+
 def replaced(
     directory: Path, replace: Callable[[Cluster, Callable[[], None]], None], *, lost: bool, tree: Path = ROOT,
     standby: bool = True, failover: str = "refuse",
@@ -156,8 +164,7 @@ def replaced(
 
             replace(cluster, revoke)
             assert len(revoked) == 2, "nothing was revoked before the replacement"
-            for node in nodes:
-                wait_until(lambda node=node: "store" in why_unready(node), f"n{node.number} fenced")  # type: ignore[misc]
+            wait_until(lambda: fenced_or_wrong(nodes, watch, late, revoked[1]), "every node fenced")
             fenced = time.monotonic()
             time.sleep(WATCH_SECONDS)
             for token in (kept, early, late):

@@ -147,6 +147,31 @@ MUTANTS: Final = (
     ),
 )
 
+JUDGEMENT: Final = "proxy/authority/consistency/judgement.py"
+_COMPLETE: Final = "    complete = state.remembered and state.n >= page\n"
+
+FENCES: Final = (
+    Mutant(
+        name="fence by number only",
+        step="2: the mark of the newest change that the node remembers",
+        edits=((JUDGEMENT, _COMPLETE, "    complete = state.n >= page\n"),),
+    ),
+    Mutant(
+        name="no fence",
+        step="2: a store without what the node remembers is refused",
+        edits=(
+            (JUDGEMENT, _COMPLETE, "    complete = True\n"),
+            (
+                JUDGEMENT,
+                "    if memory is not None and memory.history not in",
+                "    if not listed and memory is not None and memory.history not in",
+            ),
+            (JUDGEMENT, "    if state.history in listed:\n", "    if listed:\n"),
+        ),
+    ),
+)
+"""Bugs that only another database in the place of the nodes' own shows (``failover``)."""
+
 
 def patched(mutant: Mutant, directory: Path) -> Path:
     """A copy of the package in ``directory``, with the bug; what is compiled already is copied, too."""
