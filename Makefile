@@ -26,7 +26,7 @@ FUZZ     := .venv-fuzz
 PEERS    := .venv-bench
 SPEED    := .venv-speed
 # What tests need besides Python: a command, or a command and the Debian package that contains it.
-TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
+TOOLS    := apache2 curl faketime git haproxy ip:iproute2 nginx node:nodejs openssl
 # What the recipes are tested with besides (tests/clients).
 # Debian 12 has a cargo that is too old, and a newer one for browsers.
 PEOPLE   := cadaver cargo:$(if $(shell grep -s bookworm /etc/os-release),cargo-web,cargo) chromium docker-registry git-lfs \

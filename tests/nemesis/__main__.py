@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -32,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=0.0, help="the least duration")
     made.add_argument("--most-seconds", type=float, default=7200.0, help="end then, even if there is not enough")
     made.add_argument("--nodes", type=int, default=4)
-    made.add_argument("--clients", type=int, default=3)
-    made.add_argument("--changers", type=int, default=4, help="of each client")
+    made.add_argument("--clients", type=int, default=4)
+    made.add_argument("--changers", type=int, default=8, help="of each client")
     made.add_argument("--longest", type=float, default=10.0, help="seconds of the longest freeze and the longest cut")
     made.add_argument("--only", action="append", metavar="FAULT", help="only this kind of fault; may be repeated")
     made.add_argument("--calm", action="store_true", help="no faults at all")
@@ -45,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    # Whoever is terminated ends what they have started, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory(prefix="patgate-nemesis-") as name:
         directory = options.keep or Path(name)
