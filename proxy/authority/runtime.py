@@ -304,7 +304,10 @@ class Authority:
         self._hasher = _hasher(settings, self.counters)
         stack.callback(self._close_hashers)
         self._store = await Store.open(
-            url, key_fingerprint=derived_secrets.fingerprint(secret), notify=settings.store_feed == "notify"
+            url,
+            key_fingerprint=derived_secrets.fingerprint(secret),
+            notify=settings.store_feed == "notify",
+            session=settings.session_address() if settings.store_session is not None else None,
         )
         stack.push_async_callback(self._store.close)
         epoch = await self._store.epoch()

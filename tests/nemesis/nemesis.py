@@ -99,21 +99,15 @@ class Nemesis:
                     self._end(entry[1])
                 for node in self._nodes:
                     self._keep(node)
-                if (
-                    self._makers
-                    and self._may_begin
-                    and now >= following
-                    and len(self._active) < self._at_once
-                    and self._begin()
-                ):
+                if now >= following and self._may_begin and self._begin():
                     following = time.monotonic() + self._random.uniform(*self._gap)
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             self._failed = error
 
     @property
     def _may_begin(self) -> bool:
-        """Not while fewer than half of the nodes serve: on a slow machine they would never recover from one another."""
-        return self.serving * 2 >= len(self._nodes)
+        """Not while fewer than half of the nodes serve: on a slow machine they would never recover."""
+        return bool(self._makers) and len(self._active) < self._at_once and self.serving * 2 >= len(self._nodes)
 
     def _begin(self) -> bool:
         """Begin the next fault, unless its target has one."""

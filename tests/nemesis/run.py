@@ -50,7 +50,7 @@ class Options:
     every_change: bool = True
     at_once: int = 2
     gap: tuple[float, float] = (0.3, 2.0)
-    patience: tuple[float, ...] = (3.0, 30.0)
+    patience: tuple[float, ...] = (5.0, 30.0)
     kinds: dict[str, int] | None = None
     progress: bool = False
 
