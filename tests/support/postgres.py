@@ -260,15 +260,10 @@ class Postgres:
     def _is_ready(self) -> bool:
         assert self.running, f"PostgreSQL ended\n{self.tail()}"
         # The last line of this file says "ready" once connections are accepted.
-<<<<<<< HEAD
-        with suppress(FileNotFoundError, IndexError):  # an empty file is one that is being written
-            return (self.data / "postmaster.pid").read_text().splitlines()[-1].strip() in ("ready", "standby")
-=======
         with suppress(FileNotFoundError):
             lines = (self.data / "postmaster.pid").read_text().split()
             # The file may be that of a server that was killed.
             return lines[:1] == [str(self.pid)] and lines[-1] in ("ready", "standby")
->>>>>>> w/protocol11
         return False
 
     def stop(self, mode: str = "fast") -> None:
