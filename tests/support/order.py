@@ -15,6 +15,8 @@ from typing import Final
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 LONGEST: Final = (
+    "tests/nemesis/test_failover.py",
+    "tests/nemesis/test_nemesis.py",
     "tests/e2e/test_docs.py",
     "tests/threats/test_s10_store.py",
     "tests/unit/cli/test_keys.py",
