@@ -28,7 +28,7 @@ SPEED    := .venv-speed
 # The database server of the tests, which Debian keeps out of PATH, and a pooler before it.
 DATABASE := initdb:postgresql pgbouncer
 # What tests need besides Python: a command, or a command and the Debian package that contains it.
-TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl strace $(DATABASE)
+TOOLS    := apache2 curl faketime git haproxy ip:iproute2 nginx node:nodejs openssl strace $(DATABASE)
 # What the recipes are tested with besides (tests/clients).
 # Debian 12 has a cargo that is too old, and a newer one for browsers.
 PEOPLE   := cadaver cargo:$(if $(shell grep -s bookworm /etc/os-release),cargo-web,cargo) chromium docker-registry git-lfs \

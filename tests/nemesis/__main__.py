@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from tests.nemesis import mutants
 from tests.nemesis.cluster import Cluster
 from tests.nemesis.run import Options, Report, run
+
+MOST_SECONDS: Final = 300.0
+"""How long the changes of a seeded bug's run may take; far less on a machine with nothing else to do."""
+LONGEST_SECONDS: Final = 3.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=0.0, help="the least duration")
     made.add_argument("--most-seconds", type=float, default=7200.0, help="end then, even if there is not enough")
     made.add_argument("--nodes", type=int, default=4)
-    made.add_argument("--clients", type=int, default=3)
-    made.add_argument("--changers", type=int, default=4, help="of each client")
+    made.add_argument("--clients", type=int, default=4)
+    made.add_argument("--changers", type=int, default=8, help="of each client")
     made.add_argument("--longest", type=float, default=10.0, help="seconds of the longest freeze and the longest cut")
     made.add_argument("--only", action="append", metavar="FAULT", help="only this kind of fault; may be repeated")
     made.add_argument("--calm", action="store_true", help="no faults at all")
@@ -40,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
+    # Whoever is terminated ends what they have started, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory(prefix="patgate-nemesis-") as name:
         directory = options.keep or Path(name)
@@ -86,15 +94,16 @@ def seeded(directory: Path, seed: int, only: Sequence[str] | None) -> int:
     return int(bool(missed))
 
 
-def find(mutant: mutants.Mutant, directory: Path, seed: int, *, seconds: float = 45.0, nodes: int = 3) -> Report:
-    """The report of a run of a mutant, which ends after so many seconds."""
+def find(mutant: mutants.Mutant, directory: Path, seed: int, *, changes: int = 250, nodes: int = 3) -> Report:
+    """The report of a run of a mutant with at least so many changes, as far as they can be made in ``MOST_SECONDS``."""
     directory.mkdir(parents=True)
     options = Options(
-        seed=seed, clients=2, changers=3, connections=3, decisions=0, changes=0, seconds=seconds,
-        most_seconds=seconds, every_fault=False, every_change=False, at_once=1, gap=(0.5, 2.5), kinds=mutant.kinds,
+        seed=seed, clients=2, changers=6, connections=3, rate=500.0, decisions=0, changes=changes,
+        most_seconds=MOST_SECONDS, every_fault=False, every_change=False, at_once=1, gap=(0.5, 2.5),
+        kinds=mutant.kinds,
     )  # fmt: skip
     with mutants.tree(mutant) as tree, Cluster(directory, nodes=nodes, proxied=1, tree=tree) as cluster:
-        makers = cluster.makers(3.0)
+        makers = cluster.makers(LONGEST_SECONDS)
         return run(options, cluster.nodes, {kind: makers[kind] for kind in mutant.faults}, directory)
 
 

@@ -66,7 +66,7 @@ class Plan:
     """Decisions a second; 0: as many as the nodes answer."""
     pause: float = 0.0
     """Seconds between two rounds of a changer."""
-    patience: tuple[float, ...] = (3.0, 30.0)
+    patience: tuple[float, ...] = (5.0, 30.0)
     """Seconds that a changer waits for an answer, one of these."""
     kinds: dict[str, int] = field(
         default_factory=lambda: {"revoke": 6, "twice": 1, "rotate": 3, "scope": 2, "suspend": 2, "role": 3}

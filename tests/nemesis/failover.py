@@ -32,6 +32,9 @@ OWNER: Final = "eve@example.org"
 ASKED: Final = {
     "X-Forwarded-Method": "PUT", "X-Forwarded-Uri": "/v1/things/42", "X-Forwarded-Host": "app.example.org",
 }  # fmt: skip
+ACCEPTED: Final = "a node accepted a token that had been revoked"
+OPERATOR: Final = f"uid:{os.geteuid()}"
+"""The actor of what the tests do at the command line."""
 WATCH_SECONDS: Final = 3.0
 """How long nodes are watched that must refuse: longer than a lease."""
 
@@ -124,6 +127,13 @@ def why_unready(node: Node) -> str:
         return control.unready()
 
 
+def fenced_or_wrong(nodes: Sequence[Node], watch: Watch, token: Token, revoked: float) -> bool:
+    """Whether every node is fenced; fails as soon as one accepts the token that was revoked."""
+    wrong = [node.number for node in nodes if watch.after(revoked, token, node.number)[200]]
+    assert not wrong, f"{ACCEPTED}: n{wrong[0]}"
+    return all("store" in why_unready(node) for node in nodes)
+
+
 def replaced(
     directory: Path, replace: Callable[[Cluster, Callable[[], None]], None], *, lost: bool, tree: Path = ROOT,
     standby: bool = True, failover: str = "refuse",
@@ -154,8 +164,7 @@ def replaced(
 
             replace(cluster, revoke)
             assert len(revoked) == 2, "nothing was revoked before the replacement"
-            for node in nodes:
-                wait_until(lambda node=node: "store" in why_unready(node), f"n{node.number} fenced")  # type: ignore[misc]
+            wait_until(lambda: fenced_or_wrong(nodes, watch, late, revoked[1]), "every node fenced")
             fenced = time.monotonic()
             time.sleep(WATCH_SECONDS)
             for token in (kept, early, late):
@@ -178,7 +187,7 @@ def replaced(
             assert watch.after(revoked[0], early)[200] == 0
         verified = nodes[0].here("audit", "verify")
         assert verified.returncode == 0, verified.stderr
-        logged = nodes[0].here("audit", "export", "--action", "account.store.accept_history")
+        logged = nodes[0].here("audit", "export", "--action", "account.store.accept_history", "--actor", OPERATOR)
         assert len(logged.stdout.splitlines()) == 1, logged.stdout
 
 
@@ -207,6 +216,18 @@ def complete_standby(directory: Path, *, tree: Path = ROOT) -> None:
     replaced(directory, replace, lost=False, tree=tree)
 
 
+def renewed(cluster: Cluster) -> None:
+    """Wait until every node has renewed its lease twice: then it remembers the mark of the newest change."""
+    query = "SELECT id, renewals FROM nodes"
+
+    def counts() -> dict[str, int]:
+        rows = (line.split("|") for line in cluster.server.psql(query, cluster.database).splitlines())
+        return {row[0]: int(row[1]) for row in rows}
+
+    before = counts()
+    wait_until(lambda: all(counts().get(node, count + 2) >= count + 2 for node, count in before.items()), "renewals")
+
+
 def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:
     """The promoted standby lacks a revocation, and has got more changes than the nodes have seen before they see it.
 
@@ -218,6 +239,7 @@ def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:
         cluster.standby.catch_up()
         cluster.standby.fall_behind()
         revoke()
+        renewed(cluster)
         for node in cluster.nodes:
             node.pause(node.pids())
         cluster.server.stop("kill")

@@ -35,7 +35,7 @@ class Mutant:
     """Module, text (exactly once in it), replacement."""
     faults: tuple[str, ...] = ()
     """The kinds of fault that the run needs; empty: none."""
-    kinds: dict[str, int] = field(default_factory=lambda: {"revoke": 1})
+    kinds: dict[str, int] = field(default_factory=lambda: {"suspend": 3, "revoke": 1})
     settings: dict[str, object] = field(default_factory=dict)
     finds: str = "violation"
     """What the run reports: a ``violation``, or ``lost`` or ``twice`` of the audit log."""
@@ -78,7 +78,7 @@ MUTANTS: Final = (
                 "                        self._acknowledged = reached\n                self.saw(head.n)\n",
             ),
         ),
-        faults=("proxy stall down",),
+        faults=("proxy slow 60",),
     ),
     Mutant(
         name="lease from the reply",
@@ -99,7 +99,7 @@ MUTANTS: Final = (
         name="renewal without a row",
         step="2: no row, no lease",
         edits=((NODE, "        if not seen.renewed:\n", "        if not seen.renewed and not self.id:\n"),),
-        faults=("freeze authority", "proxy notify off"),
+        faults=("proxy cut", "proxy slow 60"),
     ),
     Mutant(
         name="only the last keys",
@@ -111,6 +111,7 @@ MUTANTS: Final = (
                 "await self._changes_since(max(since, self._page.epoch - 1))",
             ),
         ),
+        faults=("proxy slow 60",),
     ),
     Mutant(
         name="answer without the leases' end",
@@ -145,6 +146,31 @@ MUTANTS: Final = (
         faults=("proxy doubt on",),
     ),
 )
+
+JUDGEMENT: Final = "proxy/authority/consistency/judgement.py"
+_COMPLETE: Final = "    complete = state.remembered and state.n >= page\n"
+
+FENCES: Final = (
+    Mutant(
+        name="fence by number only",
+        step="2: the mark of the newest change that the node remembers",
+        edits=((JUDGEMENT, _COMPLETE, "    complete = state.n >= page\n"),),
+    ),
+    Mutant(
+        name="no fence",
+        step="2: a store without what the node remembers is refused",
+        edits=(
+            (JUDGEMENT, _COMPLETE, "    complete = True\n"),
+            (
+                JUDGEMENT,
+                "    if memory is not None and memory.history not in",
+                "    if not listed and memory is not None and memory.history not in",
+            ),
+            (JUDGEMENT, "    if state.history in listed:\n", "    if listed:\n"),
+        ),
+    ),
+)
+"""Bugs that only another database in the place of the nodes' own shows (``failover``)."""
 
 
 def patched(mutant: Mutant, directory: Path) -> Path:

@@ -51,6 +51,8 @@ class Nemesis:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nemesis", daemon=True)
         self._failed: BaseException | None = None
+        self.serving = len(nodes)
+        """How many nodes serve now, as the run reports it."""
         self._ended: dict[int, float] = {}
         self.counts: Counter[str] = Counter()
         self.log: list[tuple[int, int, str]] = []
@@ -80,6 +82,9 @@ class Nemesis:
         if self._failed is not None:
             raise self._failed
 
+    def failed(self) -> bool:
+        return self._failed is not None
+
     @property
     def all_kinds_seen(self) -> bool:
         return set(self._makers) <= set(self.counts)
@@ -94,10 +99,15 @@ class Nemesis:
                     self._end(entry[1])
                 for node in self._nodes:
                     self._keep(node)
-                if self._makers and now >= following and len(self._active) < self._at_once and self._begin():
+                if now >= following and self._may_begin and self._begin():
                     following = time.monotonic() + self._random.uniform(*self._gap)
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             self._failed = error
+
+    @property
+    def _may_begin(self) -> bool:
+        """Not while fewer than half of the nodes serve: on a slow machine they would never recover."""
+        return bool(self._makers) and len(self._active) < self._at_once and self.serving * 2 >= len(self._nodes)
 
     def _begin(self) -> bool:
         """Begin the next fault, unless its target has one."""

@@ -29,6 +29,8 @@ ANSWER_SECONDS: Final = 2.0
 EXPECTED: Final = (
     "child ended",
     "child did not start",
+    "events and usage of requests cannot be written yet",
+    "this node is fenced: it refuses requests and changes",
 )
 
 

@@ -27,6 +27,8 @@ from tests.support.process import wait_until
 
 END_SECONDS: Final = 150.0
 """How long a client may take to finish what it has begun."""
+PRINTED_SECONDS: Final = 10.0
+LATELY_SECONDS: Final = 2.5
 NO_VERDICTS_SHOWN: Final = 15
 
 
@@ -48,7 +50,7 @@ class Options:
     every_change: bool = True
     at_once: int = 2
     gap: tuple[float, float] = (0.3, 2.0)
-    patience: tuple[float, ...] = (3.0, 30.0)
+    patience: tuple[float, ...] = (5.0, 30.0)
     kinds: dict[str, int] | None = None
     progress: bool = False
 
@@ -175,8 +177,8 @@ def run(
     with clients(options, nodes, directory) as running:
         nemesis = Nemesis(makers, nodes, seed=options.seed, at_once=options.at_once, gap=options.gap)
         with nemesis:
-            wait_until(lambda: _enough(options, running, nemesis, began), "a run that is long enough",
-                       seconds=options.most_seconds + 60.0)  # fmt: skip
+            watcher = Watcher(options, running, nemesis)
+            wait_until(watcher.enough, "a run that is long enough", seconds=options.most_seconds + 60.0)
         for node in nodes:
             node.wait_ready()
         for client in running:
@@ -193,25 +195,49 @@ def run(
     )  # fmt: skip
 
 
-_LAST: dict[int, float] = {}
+class Watcher:
+    """Sees how a run goes on: whether there is enough of it, and how many nodes serve."""
 
+    def __init__(self, options: Options, running: Sequence[ClientProcess], nemesis: Nemesis) -> None:
+        self._options = options
+        self._running = running
+        self._nemesis = nemesis
+        self._began = time.monotonic()
+        self._printed = 0.0
+        self._allowed: list[tuple[float, list[int]]] = []
 
-def _enough(options: Options, running: Sequence[ClientProcess], nemesis: Nemesis, began: float) -> bool:
-    time.sleep(0.5)
-    nemesis.check()
-    progress = [client.progress() for client in running]
-    decisions, changes = (sum(int(each[name]) for each in progress) for name in ("decisions", "changes"))
-    elapsed = time.monotonic() - began
-    if options.progress and elapsed - _LAST.get(id(nemesis), 0.0) > 10.0:
-        _LAST[id(nemesis)] = elapsed
-        print(f"{elapsed:6.0f} s: {decisions:,} decisions, {changes:,} changes, {nemesis.counts.total()} faults",
-              flush=True)  # fmt: skip
-    if elapsed > options.most_seconds:
-        return True
-    enough = decisions >= options.decisions and changes >= options.changes and elapsed >= options.seconds
-    seen = {kind for each in progress for kind in each["kinds"]}
-    enough = enough and (not options.every_change or set(running[0].plan.kinds) <= seen)
-    return enough and (nemesis.all_kinds_seen or not options.every_fault)
+    def enough(self) -> bool:
+        time.sleep(0.5)
+        self._nemesis.check()
+        options, elapsed = self._options, time.monotonic() - self._began
+        progress = [client.progress() for client in self._running]
+        decisions, changes = (sum(int(each[name]) for each in progress) for name in ("decisions", "changes"))
+        self._nemesis.serving = self._serving(progress)
+        if options.progress and elapsed - self._printed > PRINTED_SECONDS:
+            self._printed = elapsed
+            print(
+                f"{elapsed:6.0f} s: {decisions:,} decisions, {changes:,} changes, "
+                f"{self._nemesis.counts.total()} faults, {self._nemesis.serving} nodes serve",
+                flush=True,
+            )
+        if elapsed > options.most_seconds:
+            return True
+        enough = decisions >= options.decisions and changes >= options.changes and elapsed >= options.seconds
+        seen = {kind for each in progress for kind in each["kinds"]}
+        enough = enough and (not options.every_change or set(self._running[0].plan.kinds) <= seen)
+        return enough and (self._nemesis.all_kinds_seen or not options.every_fault)
+
+    def _serving(self, progress: Sequence[Mapping[str, Any]]) -> int:
+        """How many nodes have allowed something lately. Clients report every second."""
+        now = time.monotonic()
+        reported = [each["allowed"] for each in progress]
+        if not all(reported):
+            return self._nemesis.serving
+        self._allowed.append((now, [sum(counts) for counts in zip(*reported, strict=True)]))
+        while len(self._allowed) > 1 and self._allowed[1][0] < now - LATELY_SECONDS:
+            self._allowed.pop(0)
+        before, after = self._allowed[0][1], self._allowed[-1][1]
+        return sum(many > few for few, many in zip(before, after, strict=True))
 
 
 def audit_log(node: Node) -> tuple[list[Event], str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nemesis import failover
+from tests.nemesis import failover, mutants
 
 SEED = 5
 
@@ -36,3 +36,14 @@ def test_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost(tmp_pat
     # Something was acknowledged before and after it.
     promoted = next(begin for begin, _, what in report.log if "promotion" in what)
     assert report.changed_before(promoted) and report.changed_after(promoted), report
+
+
+@pytest.mark.parametrize(
+    ("bug", "scenario"),
+    [("fence by number only", failover.overtaken_standby), ("no fence", failover.yesterdays_dump)],
+    ids=["fence by number only", "no fence"],
+)
+def test_a_seeded_bug_of_the_fence_is_found(bug: str, scenario: Callable[..., None], tmp_path: Path) -> None:
+    mutant = next(one for one in mutants.FENCES if one.name == bug)
+    with mutants.tree(mutant) as tree, pytest.raises(AssertionError, match=failover.ACCEPTED):
+        scenario(tmp_path, tree=tree)

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL that fails on command: cuts, stalls, loses one direction, drops notifications.
+"""A TCP proxy in front of PostgreSQL that fails on command: it cuts, stalls, delays, and drops notifications.
 
 It is a process of its own (``python -m tests.support.faulty_proxy``), so that it does not compete with the test's
 thread and can run in another network namespace. ``FaultyProxy`` starts it and sends it commands, one a line; it answers
@@ -49,6 +49,8 @@ class Faults:
     stalled: set[str] = field(default_factory=set)
     notify: bool = True
     doubt: bool = False
+    slow: float = 0.0
+    """By how many seconds what the server sends is late."""
     accepted: int = 0
     notifications: int = 0
     """Notifications that were passed on."""
@@ -156,6 +158,8 @@ class _Pair:
         self._messages = Messages(proxy.faults)
         self._early: list[bytes] = []
         self._first = True
+        self._due = 0.0
+        """When the last late data is due (event loop's clock)."""
         self._connecting: asyncio.Task[None] | None = None
 
     def other(self, side: _Side) -> _Side:
@@ -199,9 +203,19 @@ class _Pair:
             self.abort()
             return
         if passed:
-            self._write(self.client, passed)
+            self._late(passed)
         if self._messages.ended:
             self.abort()
+
+    def _late(self, data: bytes) -> None:
+        """Write to the client: at once, or later if that is a fault now, but never before earlier data."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._due = max(self._due, now + self.proxy.faults.slow)
+        if self._due <= now:
+            self._write(self.client, data)
+        else:
+            loop.call_at(self._due, self._write, self.client, data)
 
     def _write(self, side: _Side, data: bytes) -> None:
         if side.transport is not None and not side.transport.is_closing():
@@ -252,6 +266,8 @@ class _Proxy:
             case ["stall", "up" | "down" as direction]:
                 faults.stalled.add(direction)
                 self._flow(direction, False)
+            case ["slow", milliseconds]:
+                faults.slow = int(milliseconds) / 1e3
             case ["release"]:
                 self._release()
             case ["notify", "on" | "off" as how]:
@@ -259,7 +275,7 @@ class _Proxy:
             case ["doubt", "on" | "off" as how]:
                 faults.doubt = how == "on"
             case ["mend"]:
-                faults.cut, faults.notify, faults.doubt = False, True, False
+                faults.cut, faults.notify, faults.doubt, faults.slow = False, True, False, 0.0
                 self._release()
             case ["report"]:
                 pass

@@ -17,6 +17,8 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 LONGEST: Final = (
     "tests/model/test_model.py",
     "tests/model/test_seeded.py",
+    "tests/nemesis/test_failover.py",
+    "tests/nemesis/test_nemesis.py",
     "tests/e2e/test_docs.py",
     "tests/threats/test_s10_store.py",
     "tests/unit/cli/test_keys.py",

@@ -97,6 +97,16 @@ def test_what_is_stalled_arrives_when_it_is_mended(url: str, proxy: FaultyProxy)
     client.stdout.close()
 
 
+def test_answers_are_late_and_in_order(url: str, proxy: FaultyProxy) -> None:
+    proxy.command("slow 300")
+    begun = time.monotonic()
+    assert psql(url, "SELECT 1; SELECT 2") == (0, "1\n2")
+    # The server answers at least twice while a connection begins, and once to each statement.
+    assert time.monotonic() - begun > 4 * 0.3
+    proxy.command("mend")
+    assert psql(url, "SELECT repeat('z', 200000) = repeat('z', 200000)") == (0, "t")
+
+
 def message(kind: bytes, body: bytes) -> bytes:
     return kind + (len(body) + 4).to_bytes(4, "big") + body
 
