@@ -71,7 +71,7 @@ async def test_partial_indexes_cover_the_same_rows_on_postgresql(tmp_path: Path,
         found = await connection.exec_driver_sql(
             "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
         )
-        made: dict[str, str] = {row[0]: row[1] for row in found}
+        made: dict[str, str] = {row["indexname"]: row["indexdef"] for row in found.mappings()}
     for table in tables.metadata.tables.values():
         for index in table.indexes:
             assert ("WHERE" in made[str(index.name)]) == ("where" in index.info), index.name
