@@ -8,8 +8,8 @@ Rules:
    every other case the outcome is unknown (``OutcomeUnknown``).
 3. No client timeout is set on COMMIT, because the driver would cancel it, and a cancelled wait for a synchronous
    standby reports success. At the deadline the socket is closed.
-4. Every session states what it relies on (``PostgresqlLimits.settings``), regardless of the defaults of the server, the database
-   and the role. Behind a transaction pooler (``pooled``) each transaction states it.
+4. Every session states what it relies on (``PostgresqlLimits.settings``), regardless of the defaults of the server,
+   the database and the role. Behind a transaction pooler (``pooled``) each transaction states it.
 5. Only a server that can be written to is used. The server that answered last is tried first.
 """
 
