@@ -12,11 +12,11 @@ import pytest
 
 from proxy.store.dialects import postgresql
 from proxy.store.dialects.postgresql import PostgresqlDatabase, PostgresqlDialect
-from proxy.store.dialects.postgresql_driver import Limits
+from proxy.store.dialects.postgresql_driver import PostgresqlLimits
 from tests.support import stores
 from tests.support.postgres import Postgres, name_of
 
-PATIENT = Limits(idle=60.0, statement=60.0, lock=60.0, commit=60.0)
+PATIENT = PostgresqlLimits(idle=60.0, statement=60.0, lock=60.0, commit=60.0)
 """A test's process may stand still for a second at any moment, on a busy machine."""
 
 

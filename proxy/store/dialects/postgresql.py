@@ -32,9 +32,9 @@ from proxy.core.errors import StoreUnavailable
 from proxy.store.dialects import postgresql_dsn, postgresql_pooler
 from proxy.store.dialects.postgresql_driver import (
     FAILURES,
-    Connection,
     Gone,
-    Limits,
+    PostgresqlConnection,
+    PostgresqlLimits,
     Servers,
     cause,
     is_lost,
@@ -130,7 +130,7 @@ _SQL: Final[sa.Dialect] = PostgresqlSql()  # type: ignore[no-untyped-call]
 
 
 def _engine(servers: Servers, *, size: int, isolation: str) -> AsyncEngine:
-    async def connect(*_: object, **__: object) -> Connection:
+    async def connect(*_: object, **__: object) -> PostgresqlConnection:
         return await servers.connect()
 
     engine = create_async_engine(
@@ -178,9 +178,9 @@ class PostgresqlDatabase:
         readers: int = 4,
         writers: int = WRITERS,
         session: str | None = None,
-        limits: Limits | None = None,
+        limits: PostgresqlLimits | None = None,
     ) -> None:
-        self.limits = limits or Limits()
+        self.limits = limits or PostgresqlLimits()
         self._address = postgresql_dsn.parse(url)
         direct = self._address if session is None else postgresql_dsn.parse(session, "store_session")
         self._servers = Servers(self._address, self.limits, pooled=direct != self._address)
@@ -294,7 +294,7 @@ class PostgresqlDatabase:
     async def _fetch(self, sql: str, arguments: Sequence[object]) -> list[Any]:
         borrowed = await self._readers.raw_connection()
         try:
-            driver = cast("Connection", borrowed.driver_connection)
+            driver = cast("PostgresqlConnection", borrowed.driver_connection)
             try:
                 found: list[Any] = await driver.fetch(sql, *arguments)
                 return found
@@ -314,7 +314,7 @@ class PostgresqlDatabase:
 class PostgresqlDialect:
     """PostgreSQL as ``dialect.Dialect``. ``limits`` is for tests."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: PostgresqlLimits = field(default_factory=PostgresqlLimits)
 
     @property
     def sql(self) -> sa.Dialect:

@@ -8,8 +8,8 @@ Rules:
    every other case the outcome is unknown (``OutcomeUnknown``).
 3. No client timeout is set on COMMIT, because the driver would cancel it, and a cancelled wait for a synchronous
    standby reports success. At the deadline the socket is closed.
-4. Every session states what it relies on (``Limits.settings``), regardless of the defaults of the server, the database
-   and the role. Behind a transaction pooler (``pooled``) each transaction states it.
+4. Every session states what it relies on (``PostgresqlLimits.settings``), regardless of the defaults of the server,
+   the database and the role. Behind a transaction pooler (``pooled``) each transaction states it.
 5. Only a server that can be written to is used. The server that answered last is tried first.
 """
 
@@ -68,7 +68,7 @@ _NEXT_HOST: Final = ("08", "53", "57")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class PostgresqlLimits:
     """Time limits in seconds. No setting reaches them; tests pass their own."""
 
     statement: float = 15.0
@@ -109,10 +109,10 @@ def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
-class Connection(asyncpg.Connection):  # type: ignore[misc]
+class PostgresqlConnection(asyncpg.Connection):  # type: ignore[misc]
     """A connection whose transactions follow the rules above. The transport is closed by ``terminate``."""
 
-    limits: Limits
+    limits: PostgresqlLimits
     pooled: bool
     transport: asyncio.Transport
 
@@ -140,7 +140,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
 class Transaction:
     """One transaction: BEGIN, then COMMIT or ROLLBACK."""
 
-    def __init__(self, connection: Connection, isolation: str, *, readonly: bool) -> None:
+    def __init__(self, connection: PostgresqlConnection, isolation: str, *, readonly: bool) -> None:
         self._connection = connection
         self._isolation = isolation
         self._readonly = readonly
@@ -195,7 +195,7 @@ def _retrieved(task: asyncio.Task[str]) -> None:
         task.exception()
 
 
-def _is_refusal(error: PostgresError, connection: Connection) -> bool:
+def _is_refusal(error: PostgresError, connection: PostgresqlConnection) -> bool:
     """Whether the server itself has refused to commit, and so has rolled back (rule 2)."""
     if error.sqlstate == _STOOD_STILL:
         return True  # the server ended the session before it read the COMMIT
@@ -203,7 +203,7 @@ def _is_refusal(error: PostgresError, connection: Connection) -> bool:
     return refused and not connection.is_closed()
 
 
-def is_lost(error: Exception, connection: Connection) -> bool:
+def is_lost(error: Exception, connection: PostgresqlConnection) -> bool:
     """Whether an error ends the connection, which is closed then."""
     # An error without a severity is the driver's, about a value.
     if isinstance(error, PostgresError) and _severity(error) in ("ERROR", "") and not connection.is_closed():
@@ -277,13 +277,13 @@ def unavailable(error: Exception) -> StoreUnavailable:
 class Servers:
     """The servers of one address: connects to the one that can be written to."""
 
-    def __init__(self, address: PostgresqlAddress, limits: Limits, *, pooled: bool = False) -> None:
+    def __init__(self, address: PostgresqlAddress, limits: PostgresqlLimits, *, pooled: bool = False) -> None:
         self.address = address
         self.limits = limits
         self.pooled = pooled
         self._last = 0
 
-    async def connect(self, **settings: str) -> Connection:
+    async def connect(self, **settings: str) -> PostgresqlConnection:
         """A new connection, with more settings of the session. Raises StoreUnavailable."""
         hosts = self.address.hosts
         failure: StoreUnavailable | None = None
@@ -305,13 +305,13 @@ class Servers:
                 failure = StoreUnavailable("the store cannot be used now because it can only be read, as a standby")
         raise failure or StoreUnavailable("the store cannot be used now")
 
-    async def _connect(self, host: str, port: int, settings: Mapping[str, str]) -> Connection | None:
+    async def _connect(self, host: str, port: int, settings: Mapping[str, str]) -> PostgresqlConnection | None:
         """A connection to this server; ``None`` if it can only be read."""
         address, limits = self.address, self.limits
         tls = await asyncio.to_thread(address.tls, host)
         session = {} if self.pooled else {**limits.settings, **settings}
         async with asyncio.timeout(address.connect_timeout):
-            connection: Connection = await asyncpg.connect(
+            connection: PostgresqlConnection = await asyncpg.connect(
                 host=host,
                 port=port,
                 user=address.user,
@@ -324,7 +324,7 @@ class Servers:
                 statement_cache_size=0 if self.pooled else 200,
                 max_cached_statement_lifetime=0,
                 command_timeout=limits.statement + limits.lock,
-                connection_class=Connection,
+                connection_class=PostgresqlConnection,
             )
             connection.limits, connection.pooled = limits, self.pooled
             try:
@@ -353,3 +353,8 @@ def keep_alive(transport: asyncio.Transport, seconds: float) -> None:
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+
+# The names under which other modules know them.
+Connection = PostgresqlConnection
+Limits = PostgresqlLimits

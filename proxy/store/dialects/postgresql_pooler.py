@@ -10,7 +10,7 @@ import secrets
 from typing import Final
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store.dialects.postgresql_driver import Connection, Servers
+from proxy.store.dialects.postgresql_driver import PostgresqlConnection, Servers
 
 POOLER: Final = (
     "the store cannot be used because a connection pooler stands before it, and store_session must be an address "
@@ -57,5 +57,5 @@ async def require_same(store: Servers, session: Servers) -> None:
         raise StoreUnavailable("the store cannot be used: store and store_session do not lead to the same database")
 
 
-async def _backend(connection: Connection) -> int:
+async def _backend(connection: PostgresqlConnection) -> int:
     return int(await connection.fetchval("SELECT pg_backend_pid()"))

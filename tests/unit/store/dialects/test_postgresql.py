@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import Conflict, Invalid, OutcomeUnknown, StoreUnavailable
 from proxy.store import migrate, tables
 from proxy.store.dialects.postgresql import POSTGRESQL, PostgresqlDatabase
-from proxy.store.dialects.postgresql_driver import Limits
+from proxy.store.dialects.postgresql_driver import PostgresqlLimits
 from proxy.store.engine import Prepared
 from proxy.store.store import Store
 from tests.support.dialects import PATIENT, migrated_on
@@ -29,7 +29,7 @@ _VALUE = Prepared(sa.select(_META.c.value).where(_META.c.name == sa.bindparam("n
 
 
 @asynccontextmanager
-async def opened(url: str, limits: Limits = PATIENT, **options: int) -> AsyncIterator[PostgresqlDatabase]:
+async def opened(url: str, limits: PostgresqlLimits = PATIENT, **options: int) -> AsyncIterator[PostgresqlDatabase]:
     database = PostgresqlDatabase(url, limits=limits, **options)  # type: ignore[arg-type]
     await database.open()
     try:
@@ -82,7 +82,7 @@ async def test_every_session_states_what_it_relies_on(postgres: Postgres, url: s
         "default_transaction_isolation = 'serializable'",
     ):
         postgres.psql(f"ALTER DATABASE {name} SET {setting}")
-    async with opened(url, Limits()) as database:
+    async with opened(url, PostgresqlLimits()) as database:
         async with database.write() as connection:
             found = {
                 setting: await one(connection, f"SHOW {setting}")
