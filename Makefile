@@ -24,8 +24,10 @@ CLIENTS  := .venv-clients
 FUZZ     := .venv-fuzz
 PEERS    := .venv-bench
 SPEED    := .venv-speed
+# The database server of the tests, which Debian keeps out of PATH, and a pooler before it.
+DATABASE := initdb:postgresql pgbouncer
 # What tests need besides Python: a command, or a command and the Debian package that contains it.
-TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
+TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl $(DATABASE)
 # What the recipes are tested with besides (tests/clients).
 # Debian 12 has a cargo that is too old, and a newer one for browsers.
 PEOPLE   := cadaver cargo:$(if $(shell grep -s bookworm /etc/os-release),cargo-web,cargo) chromium docker-registry git-lfs \
@@ -87,7 +89,7 @@ test-clients: system  ## The recipes of docs/recipes, with the clients and backe
 
 # What a contributor runs again and again: it starts no gateway and needs neither the compiled package nor a
 # third-party backend. (A few tests compile a C file of their own.)
-test-unit: TOOLS := openssl
+test-unit: TOOLS := openssl $(DATABASE)
 test-unit: system install  ## The tests of single modules, which start no gateway
 	@$(BIN)/python -m pytest $(WORKING) -q $(addprefix --ignore=,$(STARTING)) $(PYTEST_ARGS) tests/unit tests/property tests/contract
 
@@ -241,7 +243,7 @@ $(SPEED)/bin/python: | system
 # Prints the Debian packages that this machine lacks: for TOOLS, for a C compiler with the C library's headers, and, for
 # each interpreter of COMPILES, for creating environments and compiling.
 define missing
-PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; \
+PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin$$(printf ':%s' /usr/lib/postgresql/*/bin)"; \
 for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || echo $${tool#*:}; done; \
 for python in $(COMPILES); do \
 	include="$$($$python -S -c 'import ensurepip, sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)" || \

@@ -99,16 +99,18 @@ class Store:
         key_fingerprint: str,
         on_commit: OnCommit | None = None,
         readers: int = 4,
+        session: str | None = None,
         notify: bool = True,
     ) -> Store:
         """Open the database at ``url`` (``address.store_url``); create or migrate it if needed.
 
-        ``notify``: changes wake those who listen for them, if the database can do that.
+        ``session`` is the address without the transaction pooler that stands at ``url``, if there is one. ``notify``:
+        changes wake those who listen for them, if the database can do that.
 
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey if ``key_fingerprint`` (``services.derived_secrets``) is
         not the one that the store was created with.
         """
-        database = dialects.of_url(url).database(url, readers=readers)
+        database = dialects.of_url(url).database(url, readers=readers, session=session)
         store = cls(database, notify=notify)
         if on_commit is not None:
             store.on_commit = on_commit

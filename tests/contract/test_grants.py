@@ -350,4 +350,4 @@ class Grants(RuleBasedStateMachine):
 
 def test_every_grant_is_what_a_model_says_after_random_changes(dialect: str) -> None:
     examples = 25 if dialect == "sqlite" else 8
-    run_state_machine_as_test(Grants, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Grants, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))

@@ -320,4 +320,4 @@ class Several(RuleBasedStateMachine):
 
 def test_every_grant_is_what_a_model_says_after_random_changes(dialect: str) -> None:
     examples = 8 if dialect == "sqlite" else 4
-    run_state_machine_as_test(Several, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Several, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))

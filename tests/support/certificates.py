@@ -16,11 +16,15 @@ class Pair:
     key: Path
 
 
-def pair(directory: Path, name: str = "gateway", *, made: str = "") -> Pair:
-    """Create a one-day certificate for ``name`` and localhost; ``made`` is its start date, such as "2020-01-01"."""
+def pair(directory: Path, name: str = "gateway", *, made: str = "", local: bool = True) -> Pair:
+    """Create a one-day certificate for ``name`` and, with ``local``, localhost.
+
+    ``made`` is its start date, such as "2020-01-01".
+    """
     found = Pair(certificate=directory / f"{name}.pem", key=directory / f"{name}.key")
     argv = [program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    argv += ["-days", "1", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},DNS:localhost,IP:127.0.0.1"]
+    argv += ["-days", "1", "-subj", f"/CN={name}", "-addext"]
+    argv.append(f"subjectAltName=DNS:{name}{',DNS:localhost,IP:127.0.0.1' if local else ''}")
     argv += ["-keyout", str(found.key), "-out", str(found.certificate)]
     if made:
         argv = [program("faketime"), made, *argv]

@@ -33,14 +33,34 @@ _ROOM = 1 << 30
 _USERS = ("postgres", "nobody")
 _MODES = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "smart": signal.SIGTERM}
 
-# Waits for the end of the pipe that only the test run holds, and then ends the server that runs in the directory.
+# Waits for the end of the pipe that only the test run holds, and then ends the server whose process id is in the file,
+# if it is one that runs in the directory.
 _KEEPER = """
 read -r word && exit
-pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) &&
-    tr '\\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1/data" && kill -QUIT "$pid"
+pid=$(head -n 1 "$1/$2" 2>/dev/null) &&
+    tr '\\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1" && kill -QUIT "$pid"
 while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
 rm -rf "$1"
 """
+
+
+class Keeper:
+    """Ends a server and removes its directory if this process ends without ``dismiss``, even by SIGKILL."""
+
+    def __init__(self, directory: Path, pid_file: str) -> None:
+        self._process = subprocess.Popen(
+            ["sh", "-c", _KEEPER, "keeper", str(directory), pid_file],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def dismiss(self) -> None:
+        """The server has ended."""
+        self._process.communicate(b"done\n")
+
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": LOOPBACK,
@@ -57,9 +77,9 @@ SETTINGS: Mapping[str, str] = {
 
 @cache
 def binary(name: str) -> Path:
-    """A program of PostgreSQL: from PATH, or the newest of /usr/lib/postgresql, where Debian has most of them."""
+    """A program of PostgreSQL: the newest of /usr/lib/postgresql, where Debian has them all, or from PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
-    where = shutil.which(name) or (found[-1] if found else None)
+    where = found[-1] if found else shutil.which(name)
     assert where is not None, f"{name} is missing: `make bootstrap` installs PostgreSQL"
     return Path(where)
 
@@ -124,7 +144,7 @@ class Postgres:
     """One server, with a database owner that is no superuser (``OWNER``). ``with`` starts and removes it.
 
     ``settings`` are added to postgresql.conf. With ``tls`` (certificate and key, PEM files) it offers TLS.
-    ``copy_of`` are the files of another server, as pg_basebackup writes them.
+    With ``copy_of`` it is a standby of that server, by streaming replication, until it is promoted.
     """
 
     def __init__(
@@ -144,14 +164,7 @@ class Postgres:
         self._server: subprocess.Popen[bytes] | None = None
         self._has_owner = copy_of is not None
         self._databases = 0
-        self._keeper = subprocess.Popen(
-            ["sh", "-c", _KEEPER, "keeper", str(self.directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
-        )
+        self._keeper = Keeper(self.directory, "data/postmaster.pid")
         try:
             self._make() if copy_of is None else self._copy(copy_of)
         except BaseException:
@@ -188,11 +201,18 @@ class Postgres:
         self.configure()
 
     def _copy(self, other: Postgres) -> None:
-        where = f"host={other.directory} port={other.port} user={SUPERUSER} password={other.password}"
+        place = f"host={LOOPBACK} port={other.port} user={SUPERUSER} password={other.password}"
         finish(
-            [binary("pg_basebackup"), f"--pgdata={self.data}", f"--dbname={where}", "--checkpoint=fast", "--no-sync"]
+            [binary("pg_basebackup"), f"--pgdata={self.data}", f"--dbname={place}", "--checkpoint=fast", "--no-sync"]
         )
-        self.configure()
+        signal_file = self.data / "standby.signal"
+        signal_file.touch()
+        give(signal_file)
+        self.configure({"primary_conninfo": f"{place} application_name=standby"})
+
+    def promote(self) -> None:
+        """Make this standby a primary, and wait until it is one."""
+        assert self.psql("SELECT pg_promote()") == "t"
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write postgresql.conf, with more settings; a running server needs a restart or ``reload`` to notice."""
@@ -220,6 +240,12 @@ class Postgres:
         return self._server is not None and self._server.poll() is None
 
     @property
+    def pid(self) -> int:
+        """The server's main process."""
+        assert self._server is not None
+        return self._server.pid
+
+    @property
     def pids(self) -> list[int]:
         """The server's main process and its children; none if it does not run."""
         return [] if self._server is None or not self.running else [self._server.pid, *children(self._server.pid)]
@@ -238,7 +264,9 @@ class Postgres:
         assert self.running, f"PostgreSQL ended\n{self.tail()}"
         # The last line of this file says "ready" once connections are accepted.
         with suppress(FileNotFoundError):
-            return (self.data / "postmaster.pid").read_text().splitlines()[-1].strip() in ("ready", "standby")
+            lines = (self.data / "postmaster.pid").read_text().split()
+            # The file may be that of a server that was killed.
+            return lines[:1] == [str(self.pid)] and lines[-1] in ("ready", "standby")
         return False
 
     def stop(self, mode: str = "fast") -> None:
@@ -272,7 +300,7 @@ class Postgres:
         try:
             self.stop("immediate")
         finally:
-            self._keeper.communicate(b"done\n")
+            self._keeper.dismiss()
             shutil.rmtree(self.directory)
 
     def tail(self, lines: int = 60) -> str:
@@ -291,10 +319,14 @@ class Postgres:
 
     def create_database(self, template: str = "template1") -> str:
         """A new database that ``OWNER`` owns: its address. ``template`` is the name of a database to copy."""
-        self._databases += 1
-        name = f"test_{os.getpid()}_{self._databases}"
+        name = self.new_name()
         self.psql(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {template}")
         return self.url(name)
+
+    def new_name(self) -> str:
+        """A name that no database has yet."""
+        self._databases += 1
+        return f"test_{os.getpid()}_{self._databases}"
 
     def drop_database(self, url: str) -> None:
         """Drop a database, with every connection to it."""

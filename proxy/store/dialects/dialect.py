@@ -27,10 +27,10 @@ class Dialect(Protocol):
         """The SQLAlchemy dialect that compiles queries for it."""
         ...
 
-    def database(self, url: str, *, readers: int, pooled: bool = False) -> Database:
+    def database(self, url: str, *, readers: int, session: str | None = None) -> Database:
         """The database at ``url``, not opened yet, with ``readers`` connections that read. Raises StoreUnavailable.
 
-        ``pooled``: a transaction pooler stands before a database server.
+        ``session`` is the address of a database server without the transaction pooler that stands at ``url``.
         """
         ...
 

@@ -99,22 +99,37 @@ class PostgresqlAddress:
         return context
 
 
-def parse(url: str) -> PostgresqlAddress:
-    """The address in ``url``. Raises StoreUnavailable that says what is wrong with it."""
+def parse(url: str, setting: str = "store") -> PostgresqlAddress:
+    """The address in ``url``, the value of ``setting``. Raises StoreUnavailable that says what is wrong with it."""
+    try:
+        return _parsed(url)
+    except _Wrong as error:
+        raise StoreUnavailable(f"the address in {setting} {error}") from error
+
+
+class _Wrong(Exception):
+    """What is wrong with an address, as the rest of a sentence."""
+
+
+def _parsed(url: str) -> PostgresqlAddress:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise _wrong("is not a URL") from error
+        raise _Wrong("is not a URL") from error
     if parts.scheme not in SCHEMES:
-        raise _wrong("must begin with postgresql://")
+        raise _Wrong("must begin with postgresql://")
     if parts.fragment:
-        raise _wrong("has a #, which must be written as %23")
+        raise _Wrong("has a #, which must be written as %23")
     given = _parameters(parts.query)
     credentials, _, place = parts.netloc.rpartition("@")
     user, colon, password = credentials.partition(":")
-    database = given.get("dbname") or unquote(parts.path.removeprefix("/"))
+    path = parts.path.removeprefix("/")
+    twice = {"host": place, "port": place, "user": user, "password": colon, "dbname": path}
+    if any(said and name in given for name, said in twice.items()):
+        raise _Wrong("names a host, a port, the user, the password or the database twice")
+    database = given.get("dbname") or unquote(path)
     if not database:
-        raise _wrong("names no database")
+        raise _Wrong("names no database")
     address = PostgresqlAddress(
         hosts=_hosts(place, given),
         user=given.get("user") or unquote(user) or pwd.getpwuid(os.geteuid()).pw_name,
@@ -124,41 +139,34 @@ def parse(url: str) -> PostgresqlAddress:
         application_name=given.get("application_name", "patgate"),
     )
     if any("\0" in text for text in (address.user, address.password or "", address.database)):
-        raise _wrong("contains a NUL character")
+        raise _Wrong("contains a NUL character")
     _require_writable(given)
     return _secured(address, given)
-
-
-def _wrong(problem: str) -> StoreUnavailable:
-    return StoreUnavailable(f"the store's address {problem}")
 
 
 def _parameters(query: str) -> Mapping[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError as error:
-        raise _wrong("has parameters that are not NAME=VALUE, joined by &") from error
+        raise _Wrong("has parameters that are not NAME=VALUE, joined by &") from error
     if any(name not in _KNOWN for name, _ in pairs):
-        raise _wrong(f"has a parameter that is not supported; these are: {', '.join(_KNOWN)}")
+        raise _Wrong(f"has a parameter that is not supported; these are: {', '.join(_KNOWN)}")
     if len({name for name, _ in pairs}) < len(pairs):
-        raise _wrong("has a parameter twice")
+        raise _Wrong("has a parameter twice")
     return {name: value for name, value in pairs if value}
 
 
 def _hosts(place: str, given: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    if not place and "host" not in given:
-        raise _wrong("names no host; for a Unix socket add ?host=DIRECTORY")
-    texts = (place or given["host"]).split(",")
-    ports = [text for text in given.get("port", "").split(",") if text]
-    if len(ports) not in (0, 1, len(texts)):
-        raise _wrong("has another number of ports than of hosts")
-    found = []
-    for index, text in enumerate(texts):
-        host, port = _split(text) if place else (text, "")
-        if not port and ports:
-            port = ports[index if len(ports) > 1 else 0]
-        found.append((_host(host), _port(port)))
-    return tuple(found)
+    if place:
+        return tuple((_host(host), _port(port)) for host, port in map(_split, place.split(",")))
+    if "host" not in given:
+        raise _Wrong("names no host; for a Unix socket add ?host=DIRECTORY")
+    hosts, ports = given["host"].split(","), given.get("port", "").split(",")
+    if len(ports) not in (1, len(hosts)):
+        raise _Wrong("has another number of ports than of hosts")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    return tuple((_host(host), _port(port)) for host, port in zip(hosts, ports, strict=True))
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -166,7 +174,7 @@ def _split(text: str) -> tuple[str, str]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise _wrong("has an IPv6 address without its closing bracket")
+            raise _Wrong("has an IPv6 address without its closing bracket")
         return host, rest[1:]
     host, _, port = text.partition(":")
     return unquote(host), port
@@ -174,7 +182,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def _host(host: str) -> str:
     if not host or "\0" in host:
-        raise _wrong("has an empty host between commas")
+        raise _Wrong("has an empty host between commas")
     return host
 
 
@@ -182,7 +190,7 @@ def _port(text: str) -> int:
     if not text:
         return PORT
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise _wrong("has a port that is not a number from 1 to 65535")
+        raise _Wrong("has a port that is not a number from 1 to 65535")
     return int(text)
 
 
@@ -191,29 +199,29 @@ def _seconds(given: Mapping[str, str]) -> float:
     if text is None:
         return CONNECT_SECONDS
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 60):
-        raise _wrong("has a connect_timeout that is not a number of seconds from 1 to 60")
+        raise _Wrong("has a connect_timeout that is not a number of seconds from 1 to 60")
     return float(text)
 
 
 def _require_writable(given: Mapping[str, str]) -> None:
     if given.get("target_session_attrs", _WRITABLE[0]) not in _WRITABLE:
-        raise _wrong(f"has a target_session_attrs that is not {' or '.join(_WRITABLE)}: a standby is behind")
+        raise _Wrong(f"has a target_session_attrs that is not {' or '.join(_WRITABLE)}: a standby is behind")
 
 
 def _secured(address: PostgresqlAddress, given: Mapping[str, str]) -> PostgresqlAddress:
     mode = given.get("sslmode", "prefer")
     if mode not in _MODES:
-        raise _wrong(f"has an sslmode that is not one of: {', '.join(_MODES)}")
+        raise _Wrong(f"has an sslmode that is not one of: {', '.join(_MODES)}")
     files = {name: given.get(name) for name in _FILES}
     if mode in _VERIFYING and files["sslrootcert"] is None:
-        raise _wrong(f"has sslmode={mode} and needs sslrootcert=FILE, or sslrootcert={SYSTEM} for the system's")
+        raise _Wrong(f"has sslmode={mode} and needs sslrootcert=FILE, or sslrootcert={SYSTEM} for the system's")
     if files["sslrootcert"] == SYSTEM and mode != "verify-full":
         # Anybody gets a certificate of such an authority, for a name of their own.
-        raise _wrong(f"has sslrootcert={SYSTEM} and needs sslmode=verify-full")
+        raise _Wrong(f"has sslrootcert={SYSTEM} and needs sslmode=verify-full")
     if mode not in (*_VERIFYING, "require") and any(files.values()):
-        raise _wrong("has certificates and needs sslmode=require, verify-ca or verify-full")
+        raise _Wrong("has certificates and needs sslmode=require, verify-ca or verify-full")
     if files["sslkey"] is not None and files["sslcert"] is None:
-        raise _wrong("has sslkey and needs sslcert")
+        raise _Wrong("has sslkey and needs sslcert")
     return replace(
         address, sslmode=mode, sslrootcert=files["sslrootcert"], sslcert=files["sslcert"], sslkey=files["sslkey"]
     )
@@ -224,7 +232,7 @@ def _loaded(names: str, load: Callable[[], None]) -> None:
         load()
     except OSError as error:  # ``ssl.SSLError`` is one
         missing = " because a file does not exist" if isinstance(error, FileNotFoundError) else ""
-        raise _wrong(f"names files in {names} that cannot be used{missing}") from error
+        raise StoreUnavailable(f"the store's files in {names} cannot be used{missing}") from error
 
 
 def _place(host: str, port: int) -> str:

@@ -311,7 +311,7 @@ class SqliteDialect:
         """The SQLAlchemy dialect that compiles queries for it."""
         return _SQL
 
-    def database(self, url: str, *, readers: int, pooled: bool = False) -> SqliteDatabase:
+    def database(self, url: str, *, readers: int, session: str | None = None) -> SqliteDatabase:
         """The database file at ``url``, not opened yet. Raises StoreUnavailable for an address without a file."""
         return SqliteDatabase(sqlite_path(url), readers=readers)
 
