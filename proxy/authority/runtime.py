@@ -7,6 +7,9 @@ Rules of this module:
 2. Every commit after the page is open raises the page's epoch, also those of the start.
 3. Without workers (``linked=False``, a command that works on the store by itself) there is no link and no lease. The
    page is still kept, as the high-water mark of what this host has acknowledged.
+4. A store of several nodes is judged before anything is written to it (``consistency.membership``). While it is
+   refused, this node is fenced: it starts, so that an operator can accept the store, but has no lease and makes no
+   changes. The roles of the configuration are then applied after the acceptance.
 """
 
 from __future__ import annotations
@@ -22,18 +25,22 @@ from typing import Final, Self
 
 from proxy import __version__
 from proxy.authority.audit_head import AuditHeadLogger
+from proxy.authority.consistency.membership import Membership
+from proxy.authority.consistency.opening import embedded_node, node_row, open_membership
 from proxy.authority.grants.argon2_hasher import Argon2Hasher, HashParameters
-from proxy.authority.grants.lease import LeaseKeeper
+from proxy.authority.grants.lease import LeaseHolder, LeaseKeeper
 from proxy.authority.grants.page_writer import PageWriter, open_page
 from proxy.authority.grants.resolver import GrantResolver
 from proxy.authority.grants.store_adapter import StoreGrants
 from proxy.authority.housekeeping import Housekeeping
+from proxy.authority.node_watch import NodeWatch
 from proxy.authority.webhook import Endpoint
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.authority.workers.recorder import BATCH, SHARED_EVENTS, RequestRecorder
 from proxy.authority.workers.server import LinkServer
-from proxy.core.errors import StoreError, StoreUnavailable
+from proxy.core.errors import ConfigurationError, Conflict, StoreError, StoreUnavailable
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.observe import defects, metrics
@@ -42,6 +49,7 @@ from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import derived_secrets
 from proxy.services.audit.reads import AuditReads
 from proxy.services.factory import Services, build_services
+from proxy.services.nodes import NodeView
 from proxy.settings.compile import token_format
 from proxy.settings.model import Settings
 from proxy.settings.sources.secret import decode_webhook_secret, load_or_create
@@ -107,7 +115,10 @@ class Authority:
         self._reads = AuditReads(self)
         self._audit_log: AuditHeadLogger
         self._link: LinkServer
-        self._lease: LeaseKeeper
+        self._lease: LeaseHolder
+        self._membership: Membership | None = None
+        self._watch = NodeWatch(self.nodes, self._superseded, offset=self._clock_offset)
+        self._started_at = time.time()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -131,14 +142,22 @@ class Authority:
         return self._settings.brand
 
     async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
-        """What a token presented to the control plane may do now; see ``control.runtime.ControlRuntime``."""
+        """What a token presented to the control plane may do now; see ``control.runtime.ControlRuntime``.
+
+        A fenced node believes no token: in the store that it refuses, a revoked one may be valid again.
+        """
+        if self._membership is not None and self._membership.fenced:
+            raise StoreUnavailable(f"this node is fenced and accepts no token: {self._membership.fenced}")
         prefix = self.prefix_of(token)
         if not prefix:
             return RefusedGrant(prefix="", reason=Reason.TOKEN_UNKNOWN, depends=())
-        if prove:
-            return (await self._resolver.verify(prefix, token)).outcome
-        found = await self._resolver.recognise(prefix, token)
-        return None if found is None else found.outcome
+        found = await (self._resolver.verify(prefix, token) if prove else self._resolver.recognise(prefix, token))
+        if found is None:
+            return None
+        if isinstance(found.outcome, RefusedGrant):
+            # A refusal reveals a change, which must be in force on every node by then.
+            await self._store.known(found.as_of, boottime_ns())
+        return found.outcome
 
     def prefix_of(self, token: str) -> str:
         """The public prefix of a well-formed token; "" for any other text."""
@@ -171,13 +190,16 @@ class Authority:
 
         Raises PatgateError, and then nothing has changed. Settings that only a restart can change are ignored.
         """
-        await self.services.roles.sync_config(CONFIGURATION, settings.roles)
+        await self._lease.allow_lease(settings.lease)
+        await self._apply_roles(settings)
         before, self._settings = self._settings, settings
         if settings.argon2 != before.argon2:
             self._retired.append(self._hasher)
             self._hasher = _hasher(settings, self.counters)
             self._resolver.verifier = self._hasher
         self.services = self._build_services()
+        if self._membership is not None:
+            self._membership.describe(node_row(settings, self._started_at))
         self._lease.last(settings.lease)
 
     @property
@@ -208,6 +230,22 @@ class Authority:
         """Log a new head of the audit log, and a new problem at its end."""
         await self._audit_log.check()
 
+    async def nodes(self) -> list[NodeView]:
+        """The nodes of the store: of an embedded one, this node alone. Raises StoreUnavailable."""
+        if self._membership is not None:
+            return await self._membership.nodes()
+        row = node_row(self._settings, self._started_at)
+        return [embedded_node(row, self._page, self._lease.remaining())]
+
+    async def accept_history(self, actor: Actor) -> None:
+        """Accept a store that this node refuses (``consistency.judgement``), as an audited change by ``actor``.
+
+        Raises Conflict if it does not refuse the store, and StoreError.
+        """
+        if self._membership is None:
+            raise Conflict("the store is embedded: patgate serve --accept-older-store accepts an older one")
+        await self._membership.accept(actor)
+
     def show(self, status: GatewayStatus) -> None:
         """Report this status of the gateway in readiness and metrics from now on."""
         self._status = status
@@ -228,7 +266,9 @@ class Authority:
             metrics.AUDIT_WHOLE.name: {(): int(self._audit_log.problem is None)},
             metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
         }
-        return merge((self.counters.total(), defects.snapshot(), Snapshot(gauges=gauges)))
+        fenced = self._membership is not None and bool(self._membership.fenced)
+        watched = self._watch.snapshot(fenced=fenced)
+        return merge((self.counters.total(), defects.snapshot(), Snapshot(gauges=gauges), watched))
 
     async def unready(self) -> Mapping[str, str]:
         """Why the gateway is not ready: a sentence for each failed check; empty when it is."""
@@ -244,6 +284,7 @@ class Authority:
             reasons["store"] = str(error)
         except TimeoutError:
             reasons["store"] = "the store does not answer in time"
+        reasons |= self._lease.unready()
         if self._lease.remaining() == 0:
             reasons["lease"] = "the lease has run out"
         workers = self._link.workers()
@@ -257,25 +298,44 @@ class Authority:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        url = store_url(settings.store, settings.data_dir)
-        secret = settings.secret_key_bytes() or load_or_create(settings.data_dir, sqlite_path(url))
+        url = store_url(settings.store_address(), settings.data_dir)
+        secret = settings.secret_key_bytes() or _own_key(settings, url)
         self._cache_key = cache_key = derived_secrets.cache_key(secret)
         self._hasher = _hasher(settings, self.counters)
         stack.callback(self._close_hashers)
-        self._store = await Store.open(url, key_fingerprint=derived_secrets.fingerprint(secret))
+        self._store = await Store.open(
+            url,
+            key_fingerprint=derived_secrets.fingerprint(secret),
+            notify=settings.store_feed == "notify",
+            session=settings.session_address() if settings.store_session is not None else None,
+        )
         stack.push_async_callback(self._store.close)
         epoch = await self._store.epoch()
         self._page = open_page(
             settings.data_dir,
-            store_epoch=epoch,
+            store_epoch=None if self._store.shared else epoch,
             accept_older=self._accept_older_store,
             successor=self._successor,
         )
         stack.callback(self._page.close)
         broadcast = Broadcast(self._page, counted=lambda changes: self.counters.count(metrics.CHANGES, by=changes))
-        self._store.on_commit = broadcast.on_commit
-        self._store.on_doubt = self._page.doubt
-        if self._page.in_doubt:
+        if self._store.shared:
+            self._membership = await open_membership(
+                stack,
+                settings,
+                node_row(settings, self._started_at),
+                store=self._store,
+                page=self._page,
+                broadcast=broadcast,
+                owned=self._owned,
+                timed=self._watch.acknowledged,
+            )
+            self._lease = self._membership
+        else:
+            self._store.on_commit = broadcast.on_commit
+            self._store.on_doubt = self._page.doubt
+            self._lease = LeaseKeeper(self._page, settings.lease, owned=self._owned)
+        if self._page.in_doubt and not self._store.shared:
             # The former authority announced a change in doubt. Now it is known whether it is stored; if it is not, its
             # number must not be used again.
             await self._store.skip_to(self._page.epoch)
@@ -284,8 +344,9 @@ class Authority:
             self._store, self.counters, events_at_once=SHARED_EVENTS if self._store.shared else BATCH
         )
         self.services = self._build_services()
-        await self.services.roles.sync_config(CONFIGURATION, settings.roles)
-        source = StoreGrants(self._store, time.time)
+        await self._apply_configuration(stack)
+        saw = (lambda _number: None) if self._membership is None else self._membership.saw
+        source = StoreGrants(self._store, self._now, saw)
         self._resolver = GrantResolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
         self._link = LinkServer(
             settings.data_dir,
@@ -296,7 +357,6 @@ class Authority:
             cache_key=cache_key,
             recorder=self._recorder,
         )
-        self._lease = LeaseKeeper(self._page, settings.lease, owned=self._owned)
         self._store.when_lost(self._lease.look)
         self._audit_log = AuditHeadLogger(self._store)
         if self._linked:
@@ -312,6 +372,50 @@ class Authority:
             await source.resolve((settings.brand,))
             await self._admit_workers(stack)
 
+    async def _apply_configuration(self, stack: AsyncExitStack) -> None:
+        """Apply the roles of the configuration now, or once the store is accepted (rule 4)."""
+        if self._membership is None or not self._membership.fenced:
+            await self._lease.allow_lease(self._settings.lease)
+            await self._apply_roles(self._settings)
+            return
+        applying = asyncio.create_task(self._apply_later(self._membership), name="apply the configuration")
+        applying.add_done_callback(defects.noted)
+
+        async def end() -> None:
+            applying.cancel()
+            await asyncio.gather(applying, return_exceptions=True)
+
+        stack.push_async_callback(end)
+
+    async def _apply_roles(self, settings: Settings) -> None:
+        roles = self.services.roles
+        if self._store.shared:
+            self._watch.superseded((await roles.sync_newest(CONFIGURATION, settings.roles)).superseded)
+        else:
+            await roles.sync_config(CONFIGURATION, settings.roles)
+
+    async def _superseded(self) -> bool:
+        fenced = self._membership is not None and bool(self._membership.fenced)
+        return not fenced and await self.services.roles.superseded(self._settings.roles)
+
+    async def _apply_later(self, membership: Membership) -> None:
+        await membership.until_followed()
+        while True:
+            try:
+                await membership.allow_lease(self._settings.lease)
+                await self._apply_roles(self._settings)
+                return
+            except StoreError as error:
+                _log.warning("the roles of the configuration cannot be applied yet", error=error)
+                await asyncio.sleep(SETTLE_SECONDS)
+
+    def _now(self) -> float:
+        """The time by which tokens expire, unix seconds: not before the database's own clock says so, either."""
+        return time.time() + max(0.0, self._clock_offset())
+
+    def _clock_offset(self) -> float:
+        return 0.0 if self._membership is None else self._membership.clock_offset
+
     def _older_store(self, epoch: int) -> RequestEvent:
         """The audit event for an older store, such as a backup, that the operator has accepted at this change."""
         details = {"seen": self._page.overtaken, "accepted": epoch}
@@ -322,16 +426,20 @@ class Authority:
     async def _admit_workers(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self._link.close)
         await self._link.start()
-        self._lease.renew()
+        await self._lease.start()
         lease = asyncio.create_task(self._keep_lease(), name="lease")
         lease.add_done_callback(defects.noted)
         settling = asyncio.create_task(self._keep_settled(), name="settle the store")
-        settling.add_done_callback(defects.noted)
+        tasks = [lease, settling]
+        if self._store.shared:
+            tasks.append(asyncio.create_task(self._watch.run(), name="watch the nodes"))
+        for task in tasks[1:]:
+            task.add_done_callback(defects.noted)
 
         async def end_lease() -> None:
-            lease.cancel()
-            settling.cancel()
-            await asyncio.gather(lease, settling, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
         stack.push_async_callback(end_lease)
 
@@ -366,11 +474,19 @@ class Authority:
         return build_services(
             self._store,
             self._settings,
-            clock=time.time,
+            clock=self._now,
             hasher=self._hasher,
             cache_key=self._cache_key,
             reads=self._reads,
+            nodes=self,
         )
+
+
+def _own_key(settings: Settings, url: str) -> bytes:
+    """The key in the data directory, of an embedded store."""
+    if not url.startswith("sqlite"):
+        raise ConfigurationError("secret_key must be set, the same on every node: store is shared by several nodes")
+    return load_or_create(settings.data_dir, sqlite_path(url))
 
 
 def _hasher(settings: Settings, counters: Counters) -> Argon2Hasher:

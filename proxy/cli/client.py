@@ -19,6 +19,7 @@ from proxy.app import offline_control
 from proxy.authority.sockets import peer_uid
 from proxy.core.errors import AuthorityUnavailable, DataDirBusy, Origin, PatgateError
 from proxy.settings.model import Settings
+from proxy.settings.store_urls import is_shared
 from proxy.store.address import sqlite_path, store_url
 from proxy.supervisor import datadir
 
@@ -166,7 +167,7 @@ async def control(settings: Settings, *, makes_store: bool = False) -> AsyncIter
     Without ``makes_store`` the store must exist: in a wrong directory a command must not create an empty one and answer
     from it.
     """
-    if not makes_store:
+    if not makes_store and not is_shared(settings.store):
         datadir.require_store(settings.data_dir, sqlite_path(store_url(settings.store, settings.data_dir)))
     datadir.prepare(settings.data_dir)
     async with AsyncExitStack() as stack:

@@ -24,11 +24,13 @@ COMMANDS: Final = {
     "explain": "proxy.cli.commands.explain:explain",
     "audit": "proxy.cli.commands.audit:audit",
     "routes": "proxy.cli.commands.routes:routes",
+    "nodes": "proxy.cli.commands.nodes:nodes",
     "doctor": "proxy.cli.commands.doctor:doctor",
     "whoami": "proxy.cli.commands.whoami:whoami",
     "health": "proxy.cli.commands.health:health",
 }
 """In the order in which the help shows them."""
+_ALIASES: Final = {"roles": "role"}
 
 
 class LazyGroup(click.Group):
@@ -40,9 +42,10 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, or ``None`` for an unknown name, which is a usage error."""
-        if cmd_name not in COMMANDS:
+        found = COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
+        if found is None:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
+        module, _, name = found.partition(":")
         command = getattr(importlib.import_module(module), name)
         return command if isinstance(command, click.Command) else None
 

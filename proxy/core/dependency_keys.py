@@ -10,6 +10,8 @@ from typing import Final
 
 ROUTE_REPORTS: Final = "reports"
 """The refusals that report-only routes recorded; no grant depends on it."""
+APPLIED_ROLES: Final = "roles"
+"""Which configuration's roles were applied last; no grant depends on it."""
 
 
 def token_key(token_id: str) -> str:

@@ -26,7 +26,7 @@ NO_BODY: Final = -1
 
 
 class Exchange:
-    """The state of one request. Times are nanoseconds of CLOCK_MONOTONIC."""
+    """The state of one request. Times are nanoseconds of CLOCK_BOOTTIME."""
 
     __slots__ = (
         "answered",

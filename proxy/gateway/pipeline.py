@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from proxy.core.identity import IdentityOutputs
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.cors import CorsPolicy, CorsRequest
@@ -23,6 +24,7 @@ from proxy.core.request.request_reading import TOKEN, judge, only_reported
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity, backend_identity
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.expiry_clock import EXPIRY_CLOCK
 from proxy.gateway.phases.authenticate import PENDING, Authenticator
 from proxy.gateway.phases.authorise import authorise
 from proxy.gateway.phases.forward import Forwarder
@@ -39,7 +41,7 @@ from proxy.observe import defects
 from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 
 # A call through the module, ``time.x()``, costs twice as much.
-_now_ns: Final = time.monotonic_ns
+_now_ns: Final = boottime_ns
 # Looking a member up in its enumeration costs more than the comparison with it.
 _TOKEN: Final = Access.TOKEN
 
@@ -464,7 +466,7 @@ class ProxyPipeline(Decider):
         ``now`` is in monotonic seconds.
         """
         if self.live:
-            self.live.sweep(time.time(), lease_held=self.authenticator.lease_held)
+            self.live.sweep(time.time() + EXPIRY_CLOCK.ahead, lease_held=self.authenticator.lease_held)
         self.upstreams.sweep(now)
 
     async def close(self) -> None:

@@ -167,6 +167,37 @@ STORE_IN_DOUBT = Metric(
     kind=MetricKind.GAUGE,
     help="1 while it is unknown whether a change is stored, because the disk failed; tokens it affects are refused.",
 )
+NODES = Metric(
+    name="patgate_nodes",
+    kind=MetricKind.GAUGE,
+    help="Nodes of the store, as this node last saw them.",
+)
+CONFIG_MISMATCH = Metric(
+    name="patgate_config_mismatch",
+    kind=MetricKind.GAUGE,
+    help="Nodes of the store whose configuration is not that of this node.",
+)
+STORE_FENCED = Metric(
+    name="patgate_store_fenced",
+    kind=MetricKind.GAUGE,
+    help="1 while this node refuses its store, and with it every request, until an operator accepts it.",
+)
+ROLES_SUPERSEDED = Metric(
+    name="patgate_roles_superseded",
+    kind=MetricKind.GAUGE,
+    help="1 while the roles of this node's configuration are not applied, because newer ones were after them.",
+)
+CLOCK_OFFSET = Metric(
+    name="patgate_clock_offset_seconds",
+    kind=MetricKind.GAUGE,
+    help="Seconds by which the clock of the store's database is ahead of this host's; negative if it is behind.",
+)
+ACKNOWLEDGEMENT_SECONDS = Metric(
+    name="patgate_acknowledgement_seconds",
+    kind=MetricKind.HISTOGRAM,
+    help="Time from the commit of a change until every node has acknowledged it, or its lease is over.",
+    buckets=SECONDS,
+)
 UPSTREAM_UP = Metric(
     name="patgate_upstream_server_up",
     kind=MetricKind.GAUGE,
@@ -264,6 +295,12 @@ METRICS: tuple[Metric, ...] = (
     WORKERS,
     LEASE_SECONDS,
     STORE_IN_DOUBT,
+    NODES,
+    CONFIG_MISMATCH,
+    STORE_FENCED,
+    ROLES_SUPERSEDED,
+    CLOCK_OFFSET,
+    ACKNOWLEDGEMENT_SECONDS,
     RELOAD_OK,
     RELOAD_TIME,
     UPSTREAM_UP,

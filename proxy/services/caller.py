@@ -41,6 +41,7 @@ class AccountEntity(StrEnum):
     POLICY = "patgate.policy"
     AUDIT = "patgate.audit"
     ROUTES = "patgate.routes"
+    NODES = "patgate.nodes"
 
 
 class AccountOperation(StrEnum):

@@ -18,6 +18,7 @@ from proxy.services.explain.explanation import Gateway
 from proxy.services.explain.report_only import ReportService
 from proxy.services.explain.service import ExplainService
 from proxy.services.keys.service import KeyService
+from proxy.services.nodes import NodeService, StoreNodes
 from proxy.services.policy.model import AdminRight, TokenPolicy
 from proxy.services.policy.service import PolicyService
 from proxy.services.secret_hasher import SecretHasher
@@ -46,6 +47,7 @@ class Services:
     audit: AuditService
     explain: ExplainService
     reports: ReportService
+    nodes: NodeService
 
 
 def build_services(
@@ -56,6 +58,7 @@ def build_services(
     hasher: SecretHasher,
     cache_key: bytes,
     reads: AuditReads,
+    nodes: StoreNodes,
 ) -> Services:
     """The services over ``store``. ``clock`` returns unix seconds; ``reads`` records who reads the audit log."""
     tokens = token_format(settings)
@@ -70,7 +73,7 @@ def build_services(
         members=MemberService(store, clock),
         invitations=InvitationService(store, clock, lifetime=invitations.lifetime, per_org=invitations.per_org),
         me=MeService(store, clock),
-        roles=RoleService(store, clock),
+        roles=RoleService(store, clock, settings.roles),
         tokens=token_service,
         keys=KeyService(store, clock, minter=minter, policies=policies, tokens=token_service),
         policies=policies,
@@ -78,6 +81,7 @@ def build_services(
         audit=AuditService(store, clock, reads),
         explain=ExplainService(store, clock, gateway=gateway, tokens=tokens),
         reports=ReportService(store, clock, gateway.routes),
+        nodes=NodeService(store, clock, nodes),
     )
 
 

@@ -57,7 +57,7 @@ class Bind:
         host, colon, port = text.rpartition(":")
         if not colon or not host:
             raise ValueError(f"{quoted(text)} is not an address; write host:port, such as 127.0.0.1:8080 or [::]:8080")
-        return cls(host=_host(host), port=_port(port, lowest=0))
+        return cls(host=parse_host(host), port=parse_port(port, lowest=0))
 
     @classmethod
     def parse_local(cls, text: str) -> "Bind":
@@ -120,11 +120,11 @@ class UpstreamServer:
             )
         if parts.path not in ("", "/"):
             raise ValueError("must not have a path; the backend gets the path that was authorised, byte for byte")
-        host, port = _split_port(parts.netloc)
+        host, port = split_port(parts.netloc)
         return cls(
             scheme=parts.scheme,
-            host=_host(host),
-            port=_DEFAULT_PORTS[parts.scheme] if port is None else _port(port, lowest=1),
+            host=parse_host(host),
+            port=_DEFAULT_PORTS[parts.scheme] if port is None else parse_port(port, lowest=1),
         )
 
 
@@ -137,21 +137,23 @@ def _socket_path(text: str) -> str:
     return path
 
 
-def _split_port(netloc: str) -> tuple[str, str | None]:
+def split_port(netloc: str) -> tuple[str, str | None]:
+    """Host and port of ``host``, ``host:port``, ``[::1]`` or ``[::1]:port``, both unchecked; None without a port."""
     if netloc.endswith("]") or ":" not in netloc:
         return netloc, None
     host, _, port = netloc.rpartition(":")
     return host, port
 
 
-def _port(text: str, *, lowest: int) -> int:
+def parse_port(text: str, *, lowest: int) -> int:
+    """A port, at least ``lowest``. Raises ValueError."""
     if not _PORT.fullmatch(text) or not lowest <= int(text) <= 65535:
         raise ValueError(f"the port must be a number from {lowest} to 65535")
     return int(text)
 
 
-def _host(text: str) -> str:
-    """The host of an address in lower case, without brackets."""
+def parse_host(text: str) -> str:
+    """The host of an address in lower case, without brackets. Raises ValueError."""
     try:
         if text.startswith("[") and text.endswith("]"):
             return str(ipaddress.IPv6Address(text[1:-1]))
@@ -167,7 +169,7 @@ def _host(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    host = _host(text)
+    host = parse_host(text)
     if ":" in host or _DIGITS_AND_DOTS.fullmatch(host):
         raise ValueError("must be a host name, such as app.internal")
     return host
@@ -175,10 +177,10 @@ def _name(text: str) -> str:
 
 def _authority(text: str) -> str:
     """A value of a ``Host`` field: ``app.internal``, ``app.internal:8080``, ``[::1]:8080``."""
-    host, port = _split_port(text)
-    host = _host(host)
+    host, port = split_port(text)
+    host = parse_host(host)
     host = f"[{host}]" if ":" in host else host
-    return host if port is None else f"{host}:{_port(port, lowest=1)}"
+    return host if port is None else f"{host}:{parse_port(port, lowest=1)}"
 
 
 def _target(text: str) -> str:
@@ -282,28 +284,6 @@ def _webhook(text: str) -> str:
     return text
 
 
-def _store(text: str) -> str:
-    if text == "sqlite":
-        return text
-    try:
-        parts = urlsplit(text)
-        good = parts.scheme == "postgresql" and parts.hostname and parts.path.strip("/") and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ValueError("must be sqlite")
-    return text
-
-
-def without_password(url: str) -> str:
-    """A store's URL for display: a password is replaced by ``***``."""
-    scheme, separator, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    if not separator or ":" not in user:
-        return url
-    return f"{scheme}://{user.partition(':')[0]}:***{at}{host}"
-
-
 BindAddress = Annotated[
     Bind, PlainValidator(_bind), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
@@ -321,4 +301,3 @@ HostName = Annotated[str, AfterValidator(_name)]
 HostField = Annotated[str, AfterValidator(_authority)]
 RequestTarget = Annotated[str, AfterValidator(_target)]
 WebhookUrl = Annotated[str, AfterValidator(_webhook)]
-StoreUrl = Annotated[str, AfterValidator(_store)]

@@ -20,7 +20,7 @@ from pydantic import (
 
 from proxy.core.credential_places import DEFAULT_PLACES
 from proxy.core.model import RefusalFormat
-from proxy.settings.addresses import StoreUrl, WebhookUrl, without_password
+from proxy.settings.addresses import WebhookUrl
 from proxy.settings.names import Brand, Name, PermissionText
 from proxy.settings.section import AUTHORITY, BOOT, WORKERS, FilePath, Section, Timeout, reaches_authority
 from proxy.settings.sections.cors import SiteCors
@@ -29,9 +29,12 @@ from proxy.settings.sections.listeners import HeaderBytes, HeaderCount, Listen, 
 from proxy.settings.sections.routes import Headers, Identity, RouteSettings
 from proxy.settings.sections.upstreams import Upstream
 from proxy.settings.sources.secret import SECRET_KEY_BYTES, decode_key, decode_webhook_secret
+from proxy.settings.store_urls import EMBEDDED, SessionUrl, StoreUrl, has_password, with_password, without_password
 from proxy.settings.values import Duration, Size, Whole
 
 _DAY: Final = 86400.0
+SHARED_LEASE: Final = 2.0
+"""The default of ``lease`` for a store of several nodes, in seconds."""
 
 
 class Policy(Section):
@@ -181,6 +184,13 @@ class Notices(Section):
         return value if reaches_authority(info) else None
 
 
+def _password(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not text or "\0" in text:
+        raise ValueError("must not be empty" if not text else "must not contain a NUL character")
+    return secret
+
+
 def _secret_key(secret: SecretStr) -> SecretStr:
     if decode_key(secret.get_secret_value()) is None:
         raise ValueError(f"must be at least {SECRET_KEY_BYTES} bytes of text, base64 or hexadecimal")
@@ -195,7 +205,15 @@ class Settings(Section):
     data_dir: Annotated[FilePath, Field(validate_default=True)] = Path("data")
     """Directory of the embedded store, keys and sockets; relative to the configuration file."""
     store: Annotated[StoreUrl, Field(repr=False)] = "sqlite"
-    """`sqlite`: embedded, in `data_dir`. `postgresql://user@host/database` is not supported yet."""
+    """`sqlite`: embedded, in `data_dir`. For several nodes: `postgresql://user@host/database`."""
+    store_session: Annotated[SessionUrl | None, Field(repr=False)] = None
+    """Address of the same database without a transaction pooler; `null`: `store` has none."""
+    store_password: Annotated[SecretStr, AfterValidator(_password)] | None = None
+    """Password for `store` and `store_session`, if their addresses contain none."""
+    store_feed: Literal["notify", "poll"] = "notify"
+    """How a node notices changes: by LISTEN and NOTIFY, or, in a database without them, by polling."""
+    failover: Literal["refuse", "synchronous"] = "refuse"
+    """After a failover of PostgreSQL: `refuse` until an operator accepts it, or trust a `synchronous` standby."""
     # The sockets of two listeners for all workers must fit into one message of descriptors (SCM_MAX_FD, unix(7)).
     workers: Annotated[Whole, Field(ge=1, le=120)] = 2
     """Number of gateway processes."""
@@ -230,7 +248,7 @@ class Settings(Section):
     secret_key: Annotated[SecretStr, AfterValidator(_secret_key)] | None = None
     """At least 32 random bytes, the same on all nodes of one store; by default a key is created in `data_dir`."""
     lease: Annotated[Duration, Field(ge=0.1, le=60.0)] = 5.0
-    """How long a worker still decides from its cache without the authority; then 503."""
+    """How long a worker still decides from its cache without the authority; then 503. With PostgreSQL `2s` if unset."""
     cache: Cache = Cache()
     """Size of the grant cache of a worker."""
     argon2: Argon2 = Argon2()
@@ -252,15 +270,30 @@ class Settings(Section):
         listen = kept.get("listen")
         if isinstance(listen, dict):
             kept["listen"] = {k: v for k, v in listen.items() if v is not None or k not in ("proxy", "control")}
+        if kept.get("store", EMBEDDED) != EMBEDDED:
+            # A node that is cut off delays every other node's revocations by a lease.
+            kept.setdefault("lease", SHARED_LEASE)
         return kept
 
-    @field_serializer("secret_key")
-    def _write_secret_key(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
+    @field_serializer("secret_key", "store_password")
+    def _write_secret(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
         return value.get_secret_value() if value is not None and reaches_authority(info) else None
 
-    @field_serializer("store")
-    def _write_store(self, value: str, info: FieldSerializationInfo) -> str:
-        return value if reaches_authority(info) else without_password(value)
+    @field_serializer("store", "store_session")
+    def _write_store(self, value: str | None, info: FieldSerializationInfo) -> str | None:
+        return value if value is None or reaches_authority(info) else without_password(value)
+
+    def store_address(self) -> str:
+        """``store`` with its password: for no log and no message."""
+        return self._with_password(self.store)
+
+    def session_address(self) -> str:
+        """``store_session``, or else ``store``, with its password: for no log and no message."""
+        return self._with_password(self.store if self.store_session is None else self.store_session)
+
+    def _with_password(self, url: str) -> str:
+        password = self.store_password
+        return url if password is None or has_password(url) else with_password(url, password.get_secret_value())
 
     def secret_key_bytes(self) -> bytes | None:
         """The configured key; None if the node uses its own key file (``secret.load_or_create``)."""
@@ -289,4 +322,5 @@ _CONTAINERS: Final = frozenset(
     name
     for name in Settings.model_fields
     if name not in ("brand", "data_dir", "store", "workers", "credentials", "refusals", "secret_key", "lease")
+    and name not in ("store_session", "store_password", "store_feed", "failover")
 )

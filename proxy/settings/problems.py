@@ -20,7 +20,7 @@ Loc: TypeAlias = tuple[str | int, ...]
 _PLAIN: Final = re.compile(r"[0-9A-Za-z_-]+")
 _CREDENTIAL: Final = re.compile(r"(?i)\b(?:authorization|x-api-key|cookie)$")
 """Names that the log's redactor, which is above this room, takes for a header with a secret if a colon follows."""
-_SECRET: Final = frozenset({"secret_key", "store"})
+_SECRET: Final = frozenset({"secret_key", "store", "store_session", "store_password"})
 """Top-level settings that may hold a secret, so that messages never contain their value."""
 
 

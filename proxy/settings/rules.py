@@ -11,7 +11,7 @@ from typing import Final
 from proxy.core.identity import IdentityNameError
 from proxy.core.model import Access
 from proxy.core.request.claims import fold
-from proxy.settings.checks import credentials, files, listeners, routes, spellings
+from proxy.settings.checks import credentials, files, listeners, routes, spellings, stores
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.compile import identity_names
 from proxy.settings.model import Settings
@@ -26,11 +26,6 @@ def violations(candidate: Candidate) -> Iterator[RuleViolation]:
     """Every broken rule."""
     for rule in RULES:
         yield from rule(candidate)
-
-
-def _store(candidate: Candidate) -> Iterator[RuleViolation]:
-    if candidate.settings.store != "sqlite" and candidate.sound(("store",)):
-        yield RuleViolation(loc=("store",), message="must be sqlite: PostgreSQL is not supported yet")
 
 
 def _webhook(candidate: Candidate) -> Iterator[RuleViolation]:
@@ -62,6 +57,7 @@ def warnings(settings: Settings) -> Iterator[RuleViolation]:
     if settings.notices.webhook is not None and settings.notices.webhook.startswith("http://"):
         message = "notices are sent without encryption, although they contain names of people and tokens"
         yield RuleViolation(loc=("notices", "webhook"), message=message)
+    yield from stores.unverified(settings)
     yield from files.certificate_dates(settings)
     yield from routes.open_above(settings)
     yield from spellings.denied_in_one_spelling(settings)
@@ -163,7 +159,7 @@ def _argon2(candidate: Candidate) -> Iterator[RuleViolation]:
 
 
 RULES: Final[tuple[Callable[[Candidate], Iterator[RuleViolation]], ...]] = (
-    _store,
+    stores.stores,
     listeners.binds,
     listeners.trusted_networks,
     listeners.extras,

@@ -27,6 +27,8 @@ from proxy.store.audit.reports import Report, ReportsTable
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
+from proxy.store.nodes import history
+from proxy.store.nodes.records import AcceptedBy
 from proxy.store.recording import CHANGES_LIMIT, LocalRecording, OnCommit, Recording
 from proxy.store.records import Changes, GrantRows
 from proxy.store.shared_recording import SharedRecording
@@ -99,13 +101,13 @@ class Store:
         key_fingerprint: str,
         on_commit: OnCommit | None = None,
         readers: int = 4,
-        session: str | None = None,
         notify: bool = True,
+        session: str | None = None,
     ) -> Store:
         """Open the database at ``url`` (``address.store_url``); create or migrate it if needed.
 
-        ``session`` is the address without the transaction pooler that stands at ``url``, if there is one. ``notify``:
-        changes wake those who listen for them, if the database can do that.
+        ``notify``: changes wake those who listen for them, if the database can do that. ``session`` is the address
+        without the transaction pooler that stands at ``url``, if there is one.
 
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey if ``key_fingerprint`` (``services.derived_secrets``) is
         not the one that the store was created with.
@@ -184,6 +186,18 @@ class Store:
         async with self._database.snapshot() as connection:
             await self._recording.begin(connection)
             await self._audit.begin(connection)
+
+    async def start_over(self, seen: int) -> None:
+        """Continue the numbers of changes above ``seen``, and forget all earlier ones (``nodes.history.start_over``).
+
+        Raises StoreUnavailable.
+        """
+        await written(self._database, lambda connection: history.start_over(connection, seen))
+        await self.begin_history()
+
+    async def record_creation(self, place: str) -> None:
+        """Record the history that a new store is in. Raises StoreUnavailable, and Conflict if another node does it."""
+        await written(self._database, lambda connection: history.accept(connection, place, AcceptedBy.CREATION))
 
     def read(self) -> AbstractAsyncContextManager[Rows]:
         """The repositories over one snapshot, for an answer to somebody: waits for ``known`` at the end."""

@@ -35,7 +35,16 @@ PREPARE_SECONDS: Final = 10.0
 HOLD_SECONDS: Final = 2.0
 COMMIT_SECONDS: Final = 5.0
 
-FIXED: Final = ("brand", "data_dir", "store", "secret_key")
+FIXED: Final = (
+    "brand",
+    "data_dir",
+    "store",
+    "store_session",
+    "store_password",
+    "store_feed",
+    "failover",
+    "secret_key",
+)
 """Settings that the store and every token depend on."""
 
 

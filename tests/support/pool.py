@@ -21,12 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from proxy.supervisor.reload import FIXED
 from tests.support import errors
 from tests.support.gateway import Patgate, complete
 from tests.support.process import wait_until
 
-_FIXED = ("brand", "data_dir", "store", "secret_key")
-"""Settings that only a start can change."""
 _OPTIONAL = ("forward_auth", "ext_authz")
 """Listeners that a gateway has only if its configuration names them."""
 
@@ -71,7 +70,7 @@ class Pool:
 
     def _take(self, config: Mapping[str, Any]) -> Patgate:
         """Reload and return an idle gateway, preferably one with the same number of workers; else a new one."""
-        assert not {*_FIXED} & config.keys(), "settings that only a start can change need a gateway of their own"
+        assert not {*FIXED} & config.keys(), "settings that only a start can change need a gateway of their own"
         if not self._idle:
             node = Patgate(self._directory(), config)
             node.start()

@@ -5,7 +5,7 @@ Every request checks the lease in ``gateway/phases/authenticate.py``.
 Rules of this module:
 1. A renewal reads the clock first, so that a slow renewal, or a process that is frozen during one, gives a shorter
    lease and never a longer one.
-2. The clock is CLOCK_MONOTONIC, which all processes of the host share; steps of the wall clock have no effect.
+2. The clock is CLOCK_BOOTTIME, which all processes of the host share; steps of the wall clock have no effect.
 3. Only the owner of the store renews. When ownership is lost, the lease ends at once and is never renewed.
 """
 
@@ -13,16 +13,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
 from proxy.authority.grants.page_writer import PageWriter
+from proxy.core.ipc.clock import boottime_ns
 from proxy.observe.logs import get_logger
 
 RENEWALS_PER_LEASE: Final = 5
 
 _log = get_logger("authority.lease")
+
+
+class LeaseHolder(Protocol):
+    """Holds the lease of this host: ``LeaseKeeper``, or ``consistency.membership`` with a store of several nodes."""
+
+    async def start(self) -> None:
+        """Take the first lease."""
+        ...
+
+    async def run(self) -> None:
+        """Renew until cancelled; returns when ownership of the data directory is lost."""
+        ...
+
+    async def allow_lease(self, lease: float) -> None:
+        """Let leases be ``lease`` seconds long. Raises StoreError."""
+        ...
+
+    def last(self, lease: float) -> None:
+        """Change the length of the lease to ``lease`` seconds, which are allowed, and renew it at once."""
+        ...
+
+    def look(self) -> None:
+        """Renew now instead of at the next interval."""
+        ...
+
+    def remaining(self) -> float:
+        """Seconds until the lease runs out; 0 when it has."""
+        ...
+
+    def unready(self) -> Mapping[str, str]:
+        """Why there is no lease, by check; empty where the lease itself says enough."""
+        ...
 
 
 class LeaseKeeper:
@@ -41,6 +73,17 @@ class LeaseKeeper:
         """Whether ownership was lost; then the authority must end."""
         return self._lost
 
+    async def start(self) -> None:
+        """Take the first lease."""
+        self.renew()
+
+    async def allow_lease(self, lease: float) -> None:
+        """Nobody else is concerned."""
+
+    def unready(self) -> Mapping[str, str]:
+        """The lease itself says enough."""
+        return {}
+
     def last(self, lease: float) -> None:
         """Change the length of the lease to ``lease`` seconds, and renew it at once."""
         self._lease_ns = int(lease * 1e9)
@@ -55,11 +98,11 @@ class LeaseKeeper:
 
     def remaining(self) -> float:
         """Seconds until the lease runs out; 0 when it has."""
-        return max(0.0, (self._page.lease_until_ns - time.monotonic_ns()) / 1e9)
+        return max(0.0, (self._page.lease_until_ns - boottime_ns()) / 1e9)
 
     def renew(self) -> bool:
         """Renew once; false when the store is no longer ours."""
-        before = time.monotonic_ns()
+        before = boottime_ns()
         if self._lost or not self._owned():
             self._lost = True
             self._page.renew(0)

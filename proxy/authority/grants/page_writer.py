@@ -5,7 +5,7 @@ Rules of this module:
    and so that its epoch is the high-water mark of all changes announced on this host.
 2. Taking the page over ends the former writer's lease: nothing is served from a cache until this authority has raised
    the epoch to the store's and renewed the lease. Only the *successor* of an authority that died under the same running
-   supervisor keeps the lease: CLOCK_MONOTONIC is the same, no other process had the store, and no change was
+   supervisor keeps the lease: CLOCK_BOOTTIME is the same, no other process had the store, and no change was
    acknowledged since, so the lease is valid until it runs out.
 3. An epoch in the page that is higher than the store's means that the store is an older one. It is refused. When
    the operator accepts it, the page is replaced by a new file: a worker that still maps the old one never gets a
@@ -48,7 +48,7 @@ class PageWriter:
 
     @property
     def lease_until_ns(self) -> int:
-        """When the lease runs out, in nanoseconds of CLOCK_MONOTONIC."""
+        """When the lease runs out, in nanoseconds of CLOCK_BOOTTIME."""
         return self._view.lease_until_ns
 
     @property
@@ -70,8 +70,12 @@ class PageWriter:
         self._view.doubt(number)
 
     def renew(self, until_ns: int) -> None:
-        """Set the end of the lease, in nanoseconds of CLOCK_MONOTONIC; 0 ends it."""
+        """Set the end of the lease, in nanoseconds of CLOCK_BOOTTIME; 0 ends it."""
         self._view.renew(until_ns)
+
+    def set_ahead(self, seconds: float) -> None:
+        """Let workers judge expiry by a clock that is ``seconds`` ahead of this host's; never by one that is behind."""
+        self._view.set_ahead(seconds)
 
     def is_in_place(self) -> bool:
         """Whether the path still leads to this page; if not, the data directory is no longer ours."""
@@ -87,16 +91,21 @@ class PageWriter:
         self._map.close()
 
 
-def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, successor: bool = False) -> PageWriter:
+def open_page(
+    data_dir: Path, *, store_epoch: int | None, accept_older: bool = False, successor: bool = False
+) -> PageWriter:
     """Take over or create the page of ``data_dir`` and raise its epoch to the store's. It may be one higher (rule 4).
 
-    The lease is zero afterwards, or unchanged for a successor (rule 2).
+    The lease is zero afterwards, or unchanged for a successor (rule 2). With ``store_epoch`` None the epoch stays: a
+    store of several nodes is judged by more than its number (``consistency.judgement``).
 
     Raises StoreBehind when the page has a higher epoch, and StoreUnavailable when the file cannot be used.
     """
     path = data_dir / PAGE_FILE
     try:
         page = _open(path, keep_lease=successor)
+        if store_epoch is None:
+            return page
         seen = page.epoch - 1 if 0 < page.epoch == page.in_doubt else page.epoch
         if seen > store_epoch:
             page.close()

@@ -13,13 +13,19 @@ from proxy.store.store import Store
 class StoreGrants:
     """``resolver.GrantSource`` and ``server.ChangeFeed`` over a store. All methods raise StoreUnavailable."""
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, clock: Callable[[], float], saw: Callable[[int], None] = lambda _number: None
+    ) -> None:
+        """``saw`` is called with the number of each answer before it is given."""
         self._store = store
         self._clock = clock
+        self._saw = saw
 
     async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
         """The epoch of one snapshot, and the grant or refusal of each prefix in it."""
         as_of, outcomes = await grants.resolve(self._store, prefixes, self._clock())
+        # Before any worker of this host decides by it, no other one may decide by an older state.
+        self._saw(as_of)
         return as_of, [self._unless_in_doubt(outcome) for outcome in outcomes]
 
     def _unless_in_doubt(self, outcome: Grant | RefusedGrant) -> Grant | RefusedGrant:
@@ -39,4 +45,5 @@ class StoreGrants:
     async def changes_since(self, epoch: int, limit: int) -> tuple[int, tuple[str, ...], bool]:
         """The store's epoch, the keys changed after ``epoch``, and whether those are all."""
         changes = await self._store.changes_since(epoch, limit)
+        self._saw(changes.epoch)
         return changes.epoch, changes.keys, changes.complete

@@ -4,6 +4,8 @@ Rules of this module:
 1. The page's epoch is raised first, synchronously: afterwards no decision is made from a cache that has not applied the
    change. The push to the links only makes applying it fast.
 2. Both happen before the caller of the change gets its answer; neither can fail the change, which is already committed.
+3. In a store that other nodes change too, the page is raised alone (``consistency.follower``), and the keys are pushed
+   afterwards, from the last pushed number on. A worker that sees a gap requests the changes.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ class Broadcast:
     def __init__(self, page: PageWriter, *, counted: Callable[[int], None]) -> None:
         self._page = page
         self._counted = counted
+        self.pushed = page.epoch
+        """The number up to which changes were pushed, or need no push."""
         self._senders: dict[object, Sender] = {}
 
     @property
@@ -43,9 +47,13 @@ class Broadcast:
         """Announce a commit; the store calls this after each."""
         since = self._page.epoch
         self._page.raise_epoch(epoch)
-        if epoch <= since:
-            return
-        self._counted(epoch - since)
+        if epoch > since:
+            self.push(since, epoch, keys)
+
+    def push(self, since: int, epoch: int, keys: Sequence[str]) -> None:
+        """Push the keys that were changed after ``since``, up to ``epoch``, which is on the page already."""
+        self._counted(epoch - self.pushed)
+        self.pushed = epoch
         try:
             message = frame({"push": "changes", "since": since, "epoch": epoch, "keys": list(keys)})
         except WireError:

@@ -46,6 +46,19 @@ def set_role(invocation: Invocation, name: str, permissions: tuple[str, ...]) ->
     _show(invocation, call(invocation.settings(), lambda control: control.put(path, body), makes_store=True))
 
 
+@role.command()
+@command
+def apply(invocation: Invocation) -> None:
+    """Apply the roles of this node's configuration, also if newer ones of another node were applied after them.
+
+    The other nodes then do not apply theirs by themselves any more.
+    """
+    result = call(invocation.settings(), lambda control: control.post("/roles/apply"))
+    invocation.out.document(result)
+    changed = ", ".join(result["changed"]) or "none had changed"
+    invocation.out.line(f"The roles of the configuration are applied: {changed}.")
+
+
 def _show(invocation: Invocation, view: Json) -> None:
     invocation.out.document(view)
     facts = [(key.replace("_", " "), value) for key, value in view.items() if key != "name"]

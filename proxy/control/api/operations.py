@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.control.api import audit, explain, invitations, keys, me, orgs, policy, roles, routes, tokens, users
+from proxy.control.api import audit, explain, invitations, keys, me, nodes, orgs, policy, roles, routes, tokens, users
 from proxy.control.api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
@@ -19,4 +19,5 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     *audit.OPERATIONS,
     *explain.OPERATIONS,
     *routes.OPERATIONS,
+    *nodes.OPERATIONS,
 )

@@ -25,6 +25,12 @@ class Role(ResponseModel):
     updated_at: Time
 
 
+class AppliedRoles(ResponseModel):
+    """The names of the roles that changed."""
+
+    changed: list[str]
+
+
 class Roles(Listing):
     """All roles, by name, on one page."""
 
@@ -47,6 +53,11 @@ async def set_permissions(call: Call[RolePermissions, NoQuery]) -> View:
     return await call.services.roles.set(call.actor, call.path["role"], call.body.permissions)
 
 
+async def apply(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``roles.apply``."""
+    return await call.services.roles.apply(call.actor)
+
+
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     Operation(name="roles.list", method=Method.GET, path="/roles", summary="List roles", run=list_roles, answer=Roles),
     Operation(
@@ -66,5 +77,13 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         run=set_permissions,
         body=RolePermissions,
         answer=Role,
+    ),
+    Operation(
+        name="roles.apply",
+        method=Method.POST,
+        path="/roles/apply",
+        summary="Apply the roles of the configuration, also superseded ones",
+        run=apply,
+        answer=AppliedRoles,
     ),
 )

@@ -6,10 +6,11 @@ Layout: 64 bytes, unsigned 64-bit integers in native byte order, each at a multi
 |---|---|---|
 | 0 | 0 | magic with the layout's version |
 | 1 | 8 | epoch: the number of the last committed change |
-| 2 | 16 | lease: CLOCK_MONOTONIC nanoseconds until which workers may decide; 0 is never |
+| 2 | 16 | lease: CLOCK_BOOTTIME nanoseconds until which workers may decide; 0 is never |
 | 3 | 24 | incarnation: the start of the authority that wrote the page |
 | 4 | 32 | doubt: the number of a change that was announced although it may not be stored; 0 is none |
-| 5-7 | 40 | reserved, zero |
+| 5 | 40 | ahead: nanoseconds to add to the wall clock of this host when a token's expiry is judged |
+| 6-7 | 48 | reserved, zero |
 
 1. One process writes (the authority), any number read. There is no lock, because each slot is an aligned 8-byte word,
    which the supported platforms (x86-64, AArch64) read and write atomically.
@@ -31,6 +32,7 @@ SLOT_EPOCH: Final = 1
 SLOT_LEASE: Final = 2
 SLOT_INCARNATION: Final = 3
 SLOT_DOUBT: Final = 4
+SLOT_AHEAD: Final = 5
 
 _WORD_MAX: Final = 2**64 - 1
 
@@ -65,6 +67,7 @@ class PageView:
         if words[SLOT_MAGIC] != MAGIC:
             words[SLOT_EPOCH] = 0
             words[SLOT_DOUBT] = 0
+        words[SLOT_AHEAD] = 0
         words[SLOT_INCARNATION] = incarnation
         # Last, so that no reader accepts a half-written page.
         words[SLOT_MAGIC] = MAGIC
@@ -77,7 +80,7 @@ class PageView:
 
     @property
     def lease_until_ns(self) -> int:
-        """CLOCK_MONOTONIC nanoseconds until which workers may decide."""
+        """CLOCK_BOOTTIME nanoseconds until which workers may decide."""
         return self.words[SLOT_LEASE]
 
     @property
@@ -101,8 +104,17 @@ class PageView:
         """Mark the change with this number as in doubt, before announcing it; 0 clears the mark."""
         self.words[SLOT_DOUBT] = number
 
+    @property
+    def ahead(self) -> float:
+        """Seconds to add to the wall clock of this host when a token's expiry is judged."""
+        return self.words[SLOT_AHEAD] / 1e9
+
+    def set_ahead(self, seconds: float) -> None:
+        """Judge expiry by a clock that is ``seconds`` ahead of this host's; not by one that is behind it."""
+        self.words[SLOT_AHEAD] = min(max(0, int(seconds * 1e9)), _WORD_MAX)
+
     def renew(self, until_ns: int) -> None:
-        """Extend the lease to this CLOCK_MONOTONIC time in nanoseconds; 0 ends it at once."""
+        """Extend the lease to this CLOCK_BOOTTIME time in nanoseconds; 0 ends it at once."""
         self.words[SLOT_LEASE] = until_ns
 
     def release(self) -> None:

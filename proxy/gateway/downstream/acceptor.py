@@ -17,13 +17,13 @@ import asyncio
 import errno
 import socket
 import ssl
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final, Protocol
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.networks import is_within
 from proxy.gateway.downstream.accepted import AcceptedSocket
 from proxy.gateway.downstream.connection_state import ConnectionState
@@ -255,7 +255,7 @@ class Acceptor:
             host = address[0] if family != _UNIX else ""
             if self._introduced_by and self._is_introduced(host):
                 sock.setblocking(False)
-                deadline = time.monotonic_ns() + listener.limits.handshake_ns
+                deadline = boottime_ns() + listener.limits.handshake_ns
                 introduction = _Introduction(self, sock, host, deadline)
                 self._introductions.add(introduction)
                 listener.others.add(introduction)
@@ -274,7 +274,7 @@ class Acceptor:
 
     def _make_room(self) -> None:
         """Close the connections that have been idle longest."""
-        now = time.monotonic_ns()
+        now = boottime_ns()
         if now < self._fruitless_until:
             return
         idle = self._listener.idle_longest(max(1, self._limit // _ROOM), seconds=_IDLE_SECONDS)
@@ -288,7 +288,7 @@ class Acceptor:
         self._read(False)
         self._listener.waiting.add(self._resume)
         self._tally.paused(self._name, cause)
-        now = time.monotonic_ns()
+        now = boottime_ns()
         last = self._last.get(cause)
         self._last[cause] = now
         if last is None or now - last > _EPISODE_NS:

@@ -10,9 +10,9 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Final
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.gateway.downstream.connection_state import ConnectionEvent, ConnectionState, after
 from proxy.gateway.downstream.disconnect import break_off
 from proxy.gateway.downstream.lingering_close import Linger
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proxy.gateway.downstream.listener import Listener
 
 # A call through the module, ``time.x()``, costs twice as much.
-_now_ns: Final = time.monotonic_ns
+_now_ns: Final = boottime_ns
 # Looking a member up in its enumeration costs more than the comparison with it.
 _CLOSING: Final = int(ConnectionState.CLOSING)
 _CLOSED: Final = int(ConnectionState.CLOSED)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.reasons import Reason
 from proxy.core.request.client_address import ingress_id
 from proxy.gateway.downstream.client_stream import LINGER_NS, SMALL, ClientStream
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from proxy.gateway.downstream.listener import Listener
 
 # A call through the module, ``time.x()``, costs twice as much.
-_now_ns: Final = time.monotonic_ns
+_now_ns: Final = boottime_ns
 _READ_AHEAD: Final = 64 * 1024
 """Bytes that a client may send ahead of the exchange in progress before it is read no further."""
 _TURN: Final = 4
@@ -244,7 +244,7 @@ class ClientConnection(ClientStream):
         return state in (_IDLE, _HEAD) and not self.buffer and not self.full
 
     def idle_since(self) -> int:
-        """Since when (CLOCK_MONOTONIC, ns) an idle connection has been idle."""
+        """Since when (CLOCK_BOOTTIME, ns) an idle connection has been idle."""
         limits = self.limits
         if self.deadline == self.made_ns + limits.head_ns:
             return self.made_ns

@@ -30,7 +30,7 @@ class Linger:
         self._reading = False
         self._ended = ended
         self.deadline = deadline
-        """CLOCK_MONOTONIC, in nanoseconds; the sweep then calls ``late``."""
+        """CLOCK_BOOTTIME, in nanoseconds; the sweep then calls ``late``."""
 
     def begin(self, deadline: int) -> None:
         """Shut the sending side, after the transport has given its last bytes to the kernel, and read until the end."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from heapq import nsmallest
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.networks import Network, is_within
 from proxy.core.reasons import Reason
 from proxy.core.request.client_address import ClientAddresses
@@ -31,7 +31,7 @@ class Other(Protocol):
     deadline: int
 
     def late(self) -> None:
-        """End the connection; ``deadline``, in nanoseconds of CLOCK_MONOTONIC, has passed."""
+        """End the connection; ``deadline``, in nanoseconds of CLOCK_BOOTTIME, has passed."""
         ...
 
 
@@ -146,7 +146,7 @@ class Listener:
 
     def idle_longest(self, most: int, *, seconds: float) -> list[ClientConnection]:
         """At most ``most`` of the connections that have been idle for ``seconds``, the longest idle first."""
-        latest = time.monotonic_ns() - int(seconds * 1e9)
+        latest = boottime_ns() - int(seconds * 1e9)
         idle = [(since, id(c), c) for c in self.connections if c.idle() and (since := c.idle_since()) < latest]
         return [connection for _, _, connection in nsmallest(most, idle)]
 

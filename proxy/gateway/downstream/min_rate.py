@@ -12,7 +12,7 @@ _SECOND_NS: Final = 1_000_000_000
 
 
 class Pace:
-    """The measured rates of one connection. Times are nanoseconds of CLOCK_MONOTONIC, rates bytes a second, 0 for any.
+    """The measured rates of one connection. Times are nanoseconds of CLOCK_BOOTTIME, rates bytes a second, 0 for any.
 
     Created only for connections that wait for a body or for a slow reader, which most never do.
     """

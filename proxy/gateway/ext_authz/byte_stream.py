@@ -11,10 +11,10 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, cast
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.gateway.downstream.connection_state import ConnectionState
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ _SLICE: Final = 4096
 """Bytes that are taken before other connections have their turn."""
 _WRITE_HIGH_WATER: Final = 256 * 1024
 
-_now_ns: Final = time.monotonic_ns
+_now_ns: Final = boottime_ns
 
 
 class ByteStream(asyncio.Protocol, ABC):
-    """The transport of one connection. ``deadline`` is in nanoseconds of CLOCK_MONOTONIC."""
+    """The transport of one connection. ``deadline`` is in nanoseconds of CLOCK_BOOTTIME."""
 
     def __init__(self, listener: EnvoyListener) -> None:
         self.listener = listener

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -37,6 +36,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.gateway.downstream.connection_state import ConnectionState
 from proxy.gateway.ext_authz.byte_stream import NEVER, ByteStream
 from proxy.gateway.ext_authz.errors import CallError
@@ -74,7 +74,7 @@ _INVALID_ARGUMENT: Final = 3
 _RESOURCE_EXHAUSTED: Final = 8
 _UNIMPLEMENTED: Final = 12
 
-_now_ns: Final = time.monotonic_ns
+_now_ns: Final = boottime_ns
 
 
 class _Http2(H2Connection):
@@ -186,7 +186,7 @@ class EnvoyConnection(ByteStream):
         return self.state == ConnectionState.IDLE and not self._streams and not self.full and not self.unread
 
     def idle_since(self) -> int:
-        """Since when (CLOCK_MONOTONIC, ns) an idle connection has been idle."""
+        """Since when (CLOCK_BOOTTIME, ns) an idle connection has been idle."""
         return self.deadline - self.listener.limits.keepalive_ns
 
     def sweep(self, now_ns: int) -> None:

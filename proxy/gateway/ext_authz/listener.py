@@ -7,7 +7,6 @@ and answers like any other. So hold, reload, drain, deadlines and limits are the
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from heapq import nsmallest
 from typing import Any, Final
 
 from proxy.core.credential_places import AUTHORIZATION
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.request.claims import fold
 from proxy.gateway.downstream.limits import DownstreamLimits
 from proxy.gateway.downstream.listener import Listener, Other
@@ -102,7 +102,7 @@ class EnvoyListener:
 
     def idle_longest(self, most: int, *, seconds: float) -> Sequence[EnvoyConnection]:
         """At most ``most`` of the connections that have been idle for ``seconds``, the longest idle first."""
-        latest = time.monotonic_ns() - int(seconds * 1e9)
+        latest = boottime_ns() - int(seconds * 1e9)
         idle = [(since, id(c), c) for c in self.connections if c.idle() and (since := c.idle_since()) < latest]
         return [connection for _, _, connection in nsmallest(most, idle)]
 

@@ -67,7 +67,7 @@ class CacheEntry:
     """A grant in the cache, with its identity header lines and the digests of its verified credentials.
 
     ``uses`` is the number of requests that have yet to be reported (``usage_reporter``), the last of them at
-    ``used_ns`` (CLOCK_MONOTONIC) from ``peer``. Where ``org_lines`` is not None it gives the lines for the organisation
+    ``used_ns`` (CLOCK_BOOTTIME) from ``peer``. Where ``org_lines`` is not None it gives the lines for the organisation
     that the request touches, instead of ``lines``. ``upstream_lines``, None unless some upstream has outputs of its
     own, gives the lines for such an upstream.
     """

@@ -1,7 +1,7 @@
 """Reading the memory page that the authority shares with its workers.
 
 The page has the number of the last acknowledged change (the epoch) and the time until which the authority vouches for
-it (the lease, on CLOCK_MONOTONIC, which all processes of a host share). Layout and units are in
+it (the lease, on CLOCK_BOOTTIME, which all processes of a host share). Layout and units are in
 ``core.ipc.shared_memory``.
 """
 

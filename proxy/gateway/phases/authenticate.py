@@ -28,6 +28,7 @@ from proxy.core.credential_places import (
 )
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
 from proxy.core.identity import IdentityOutputs
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
@@ -140,7 +141,7 @@ class Authenticator:
     @property
     def lease_held(self) -> bool:
         """Whether the authority's lease is valid, so that cached grants may be used."""
-        return self._page[SLOT_LEASE] > time.monotonic_ns()
+        return self._page[SLOT_LEASE] > boottime_ns()
 
     async def settle(self, x: Exchange) -> Reason | None:
         """Finish a pending ``authenticate``: fetch changes, look up the prefix, verify the secret at the authority."""
@@ -189,7 +190,7 @@ class Authenticator:
                     cache.store(found, self._identity)
                     outcome = self._by_prefix(x, token, prefix, digest)
             if outcome is not PENDING:
-                if self._page[SLOT_LEASE] <= time.monotonic_ns():
+                if self._page[SLOT_LEASE] <= boottime_ns():
                     return Reason.AUTHORITY_UNAVAILABLE
                 return outcome
         return Reason.AUTHORITY_UNAVAILABLE

@@ -89,7 +89,7 @@ class ExchangeRecorder:
         self.connections = 0
 
     def record(self, x: Exchange, now_ns: int) -> None:
-        """Count ``x``, whose response was completed or abandoned at ``now_ns`` (CLOCK_MONOTONIC)."""
+        """Count ``x``, whose response was completed or abandoned at ``now_ns`` (CLOCK_BOOTTIME)."""
         elapsed = now_ns - x.started
         match = x.match
         tally = self._unrouted if match is None else self._tallies[match.route.index]

@@ -14,10 +14,10 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-import time
 from typing import Final, Protocol
 
 from proxy.core.credential_places import WEBSOCKET_MARK, offers_mark
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import fold
 from proxy.core.request.cors import owned
@@ -85,7 +85,7 @@ _NEVER_NOMINATED: Final = frozenset(
 """Fields that a backend's ``Connection`` cannot remove: content type, caching, redirects, security policy and login.
 They are meant for every recipient and may not be nominated (RFC 9110 section 7.6.1)."""
 # A call through the module, ``time.x()``, costs twice as much.
-_now_ns: Final = time.monotonic_ns
+_now_ns: Final = boottime_ns
 _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
 """The lines to forward, the Content-Length, whether chunked, whether the connection persists, the protocols in
 ``Upgrade``."""

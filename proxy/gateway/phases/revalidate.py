@@ -13,9 +13,9 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
@@ -73,7 +73,7 @@ class LiveExchanges:
 
     def judge_all(self) -> None:
         """Judge every watched exchange again, because the configuration has changed."""
-        self._judged_all = time.monotonic_ns()
+        self._judged_all = boottime_ns()
         for x in tuple(self._watched):
             self._judge_again(x)
 

@@ -16,6 +16,7 @@ from proxy.core.request.request_reading import only_reported
 from proxy.core.request.second_targets import JUDGED, NamedTarget, judge_second, read_field, same_host
 from proxy.core.routes import Match, RouteTable
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.expiry_clock import EXPIRY_CLOCK
 
 
 class SecondTargetRefusal(NamedTuple):
@@ -76,5 +77,5 @@ def _granted(match: Match, x: Exchange) -> Reason | None:
         return Reason.NO_CREDENTIAL
     grant, client = x.entry.grant, x.client
     address = "" if grant.ranges is None or client is None else client.address(x)
-    reason = decide(match, grant, time.time(), address)
+    reason = decide(match, grant, time.time() + EXPIRY_CLOCK.ahead, address)
     return None if reason is Reason.ALLOWED else reason

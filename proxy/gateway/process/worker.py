@@ -22,6 +22,7 @@ from proxy.core.credential_places import AUTHORIZATION
 from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandSource
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.kinds import WORDS
 from proxy.gateway.downstream import listener_factory
@@ -31,6 +32,7 @@ from proxy.gateway.ext_authz.errors import ErrorCounters
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.grants.expiry_clock import EXPIRY_CLOCK
 from proxy.gateway.grants.page_reader import PageReader
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.mutate import Mutator
@@ -137,6 +139,7 @@ class Worker:
         async with AsyncExitStack() as stack:
             page = PageReader(settings.data_dir / "page")
             stack.callback(page.close)
+            EXPIRY_CLOCK.ahead = page.view.ahead
             loop.add_signal_handler(signal.SIGTERM, self._stop.set)
             loop.add_reader(lifeline_fd, self._lifeline, lifeline_fd)
             stack.callback(loop.remove_reader, lifeline_fd)
@@ -157,12 +160,13 @@ class Worker:
 
             def sweep() -> None:
                 orders.beat()
-                now = time.monotonic_ns()
+                now, stamp = time.monotonic(), boottime_ns()
+                EXPIRY_CLOCK.ahead = page.view.ahead
                 for port in (*running.ports.values(), *running.leaving):
-                    port.sweep(now)
-                proxy.sweep(now / 1e9)
-                self._cache.sweep(now / 1e9)
-                self._watch.sweep(now / 1e9, proxy.upstreams.pools)
+                    port.sweep(stamp)
+                proxy.sweep(now)
+                self._cache.sweep(now)
+                self._watch.sweep(now, proxy.upstreams.pools)
                 running.recorder.flush()
                 running.recorder.trail.send(self._link)
                 self._link.send_counters(self._counted(page).to_wire())

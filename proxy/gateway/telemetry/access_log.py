@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.reasons import Reason
 from proxy.core.request.target import refused_form
 from proxy.core.routes import Match, Route
@@ -73,7 +74,7 @@ _MILLISECONDS: Final = tuple(b"%03d" % ms for ms in range(1000))
 _SECOND_NS: Final = 1_000_000_000
 
 Passed = tuple[Exchange, int, "ClientConnection"]
-"""An allowed exchange, its end (CLOCK_MONOTONIC, ns), and its client, which the exchange itself forgets."""
+"""An allowed exchange, its end (CLOCK_BOOTTIME, ns), and its client, which the exchange itself forgets."""
 
 
 def _with_form(x: Exchange) -> bytes:
@@ -218,9 +219,9 @@ class _Format(ABC):
         """``text`` with the escapes of this format."""
 
     def set_clock(self) -> None:
-        """Read the offset of the wall clock, which may have been set, from the monotonic clock."""
-        self._clock = time.time_ns() - time.monotonic_ns()
-        self._new_second(time.monotonic_ns())
+        """Read the offset of the wall clock, which may have been set, from CLOCK_BOOTTIME."""
+        self._clock = time.time_ns() - boottime_ns()
+        self._new_second(boottime_ns())
 
     def _new_second(self, now_ns: int) -> int:
         """Let ``_second`` be the second of ``now_ns``, and return the nanoseconds since its beginning."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.core.decision import reached
 from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.request.requirement import logged_text
@@ -104,7 +105,7 @@ class RequestEvents:
 
     def renew(self) -> None:
         """Renew the quotas after a sweep, and read the wall clock again, which may have been set."""
-        self._clock = time.time_ns() - time.monotonic_ns()
+        self._clock = time.time_ns() - boottime_ns()
         for allowance in (self._strangers, self._refusals, self._open, self._allowed):
             allowance.renew()
 

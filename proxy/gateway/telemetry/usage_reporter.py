@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.wire import frame, frame_body
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
@@ -113,7 +114,7 @@ class UsageReporter:
             if not events and not omitted:
                 break
             yield frame_body(b'{"op":"requests","omitted":%d,"events":[%b]}' % (omitted, b",".join(events)))
-        clock = time.time_ns() - time.monotonic_ns()
+        clock = time.time_ns() - boottime_ns()
         while link.has_room and self.touched and (due or len(self.touched) >= USES):
             yield frame({"op": "uses", "uses": self._uses(clock)})
             if not last:

@@ -38,6 +38,8 @@ _NEAR: Final = 0.8
 FROM_FILE: Final[Mapping[str, Loc]] = {
     "PATGATE_SECRET_KEY_FILE": ("secret_key",),
     "PATGATE_STORE_FILE": ("store",),
+    "PATGATE_STORE_SESSION_FILE": ("store_session",),
+    "PATGATE_STORE_PASSWORD_FILE": ("store_password",),
     "PATGATE_NOTICES__SECRET_FILE": ("notices", "secret"),
 }
 """Variables that name a file with the value."""

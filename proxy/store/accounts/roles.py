@@ -12,6 +12,7 @@ from proxy.store import tables
 from proxy.store.records import RoleRow
 
 _T = tables.roles
+_APPLIED = tables.applied_roles
 
 
 class RolesTable:
@@ -48,6 +49,15 @@ class RolesTable:
             .where(_T.c.name == name)
             .values(permissions=list(permissions), config_permissions=list(permissions), updated_at=now)
         )
+
+    async def applied(self) -> list[str]:
+        """The hashes of all configurations' roles that were applied, the one that was applied last first."""
+        return list(await self._connection.scalars(sa.select(_APPLIED.c.hash).order_by(_APPLIED.c.epoch.desc())))
+
+    async def record_applied(self, roles_hash: str, epoch: int, now: float) -> None:
+        """Record that the roles with this hash were applied by the change ``epoch``."""
+        await self._connection.execute(_APPLIED.delete().where(_APPLIED.c.hash == roles_hash))
+        await self._connection.execute(_APPLIED.insert().values(hash=roles_hash, epoch=epoch, at=now))
 
     async def delete(self, name: str) -> None:
         """Delete a role."""

@@ -44,7 +44,7 @@ def test_every_list_has_pages_except_short_ones() -> None:
     whole = {
         row.name for row in OPERATIONS if issubclass(row.answer, Listing) and "limit" not in row.query.model_fields
     }
-    assert whole <= {"roles.list", "roles.list_in_org", "policy.crowded", "routes.list", "routes.report"}
+    assert whole <= {"roles.list", "roles.list_in_org", "policy.crowded", "routes.list", "routes.report", "nodes.list"}
 
 
 async def test_no_handler_is_without_an_operation(world: World) -> None:

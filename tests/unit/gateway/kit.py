@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, Grant, OrgGrant
@@ -335,9 +336,8 @@ class Gateway:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(0.01)
-            now = time.monotonic_ns()
-            self.listener.sweep(now)
-            self.pipeline.sweep(now / 1e9)
+            self.listener.sweep(boottime_ns())
+            self.pipeline.sweep(time.monotonic())
             self.recorder.flush()
             self.sweeps += 1
 

@@ -186,8 +186,7 @@ def test_a_route_without_a_path_keeps_the_index_of_the_others(bad: Check) -> Non
             "the header for user already has a meaning and cannot carry an identity",
         ),
         ("identity: { preset: patgate, names: { user: X-A } }", "conflicts with preset; keep one of the two"),
-        ("store: mysql://root:hunter2@db/x", "must be sqlite"),
-        ("store: postgresql://u:hunter2@db/x", "must be sqlite: PostgreSQL is not supported yet"),
+        ("store: mysql://root:hunter2@db/x", "must be sqlite or postgresql://user@host/database"),
         ("argon2: { memory: 64KiB, parallelism: 8, threads: 0 }", "must be at least 1"),
         ("argon2: { memory: 64KiB, parallelism: 9 }", "must be at most 8"),
         ("wrokers: 2", 'unknown setting "wrokers"; did you mean "workers"?'),
@@ -483,11 +482,14 @@ def test_a_file_that_is_not_a_mapping_is_one_problem(bad: Check, text: str) -> N
 
 
 def test_values_that_may_be_secret_are_never_echoed(bad: Check) -> None:
-    problems = bad(f"secret_key: {SECRET}\nstore: {SECRET}\nunknown: {SECRET}\n")
-    assert len(problems) == 3
+    problems = bad(
+        f"secret_key: {SECRET}\nstore: {SECRET}\nstore_session: {SECRET}\nunknown: {SECRET}\nfailover: sure\n"
+    )
+    assert len(problems) == 5
     assert SECRET not in " ".join(map(str, problems))
-    [problem] = bad(f"secret_key: [{SECRET}]\n")
-    assert SECRET not in str(problem)
+    for name in ("secret_key", "store_password"):
+        [problem] = bad(f"{name}: [{SECRET}]\n")
+        assert SECRET not in str(problem)
 
 
 def test_quoted_values_are_escaped_and_short(bad: Check) -> None:

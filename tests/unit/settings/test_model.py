@@ -15,7 +15,6 @@ from proxy.core.identity import PRESETS, IdentityField
 from proxy.core.kinds import Kind
 from proxy.core.request.target import PathAllowance
 from proxy.settings import model
-from proxy.settings.addresses import without_password
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load
 from proxy.settings.model import Settings
@@ -53,18 +52,6 @@ def test_no_other_form_shows_a_secret(settings: Settings) -> None:
         assert KEY not in form
         assert PASSWORD not in form
     assert Settings.model_validate_json(settings.model_dump_json()).secret_key is None
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("sqlite", "sqlite"),
-        ("postgresql://u@h/d", "postgresql://u@h/d"),
-        ("postgresql://u:p@ss@h/d", "postgresql://u:***@h/d"),
-    ],
-)
-def test_a_stores_address_is_shown_without_its_password(url: str, shown: str) -> None:
-    assert without_password(url) == shown
 
 
 def test_every_setting_is_read_by_some_code() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import SLOT_LEASE
 from proxy.gateway.described_request import DESCRIBING_FIELDS
 from proxy.gateway.downstream.listener import Listener
@@ -78,7 +78,7 @@ async def place(*, secret: bytes = b"", **facts: Any) -> AsyncIterator[Place]:
             while True:
                 await asyncio.sleep(0.01)
                 if here.sweeping:
-                    made[0].sweep(time.monotonic_ns())
+                    made[0].sweep(boottime_ns())
                     gateway.recorder.flush()
 
         sweeper = asyncio.create_task(sweep(), name="outer sweep")

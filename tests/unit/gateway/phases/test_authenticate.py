@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.credential_places import PresentedFields
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.ipc.wire import Message
 from proxy.core.kinds import Kind
@@ -60,7 +60,7 @@ class World:
         self.page[SLOT_EPOCH] = self.authority.change(*keys)
 
     def exchange(self, authorization: bytes | None = None, api_key: bytes | None = None) -> Exchange:
-        x = Exchange(None, time.monotonic_ns(), b"id")
+        x = Exchange(None, boottime_ns(), b"id")
         x.authorization = authorization
         if api_key is not None:
             x.presented = PresentedFields(drop_misplaced=False)
@@ -188,7 +188,7 @@ async def test_without_a_lease_nothing_is_decided() -> None:
     async with world() as w:
         token = w.known().token
         assert await w.bearer(token) is None
-        for lease in (0, time.monotonic_ns() - 1):
+        for lease in (0, boottime_ns() - 1):
             w.page[SLOT_LEASE] = lease
             assert await w.bearer(token) is Reason.AUTHORITY_UNAVAILABLE
             assert await w.bearer(forged(w.known())) is Reason.AUTHORITY_UNAVAILABLE

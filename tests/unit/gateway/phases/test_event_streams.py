@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
+from proxy.core.ipc.clock import boottime_ns
 from tests.unit.gateway.kit import BackendConnection, Gateway, Handler, get, serving, until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -36,7 +36,7 @@ def streams(gateway: Gateway) -> list[bool]:
 def patience(gateway: Gateway) -> float:
     """The seconds until the deadline of the only connection."""
     (connection,) = gateway.listener.connections
-    return (connection.deadline - time.monotonic_ns()) / 1e9
+    return (connection.deadline - boottime_ns()) / 1e9
 
 
 async def test_an_event_stream_that_begins_late_is_a_timeout() -> None:

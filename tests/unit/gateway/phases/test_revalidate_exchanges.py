@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.kinds import Kind
 from proxy.core.model import Access
 from proxy.core.reasons import Reason
@@ -23,7 +23,7 @@ def make_entry(expires_at: float | None = None) -> CacheEntry:
 
 
 def make_exchange(entry: CacheEntry | None, *, enforce: bool = True, started: int | None = None) -> Exchange:
-    x = Exchange(None, time.monotonic_ns() if started is None else started, b"id")
+    x = Exchange(None, boottime_ns() if started is None else started, b"id")
     x.entry = entry
     route = make_route("/v1/{entity}", Access.TOKEN, enforce=enforce)
     x.match = Match(route, "things", None, "read", None)
@@ -97,7 +97,7 @@ async def test_a_new_configuration_judges_every_watched_and_every_earlier_exchan
     live.exchanges.watch(watched)
     live.exchanges.judge_all()
     live.exchanges.watch(late)
-    live.exchanges.watch(make_exchange(make_entry(), started=time.monotonic_ns() + 10**9))
+    live.exchanges.watch(make_exchange(make_entry(), started=boottime_ns() + 10**9))
     await live.settled()
     assert live.judged == [watched, late]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import SLOT_LEASE
 from proxy.core.kinds import Kind
 from proxy.core.model import Access
@@ -261,7 +261,7 @@ async def test_a_lease_that_expired_during_the_hold_decides_no_request_that_wait
         hold(gateway)
         answer.set()
         await until(lambda: minted.prefix in gateway.cache.entries)
-        gateway.page[SLOT_LEASE] = time.monotonic_ns()
+        gateway.page[SLOT_LEASE] = boottime_ns()
         release(gateway)
         assert (await client.answer()).status == 503
         assert not backend.connections

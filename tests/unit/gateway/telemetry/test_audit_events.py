@@ -11,6 +11,7 @@ import pytest
 
 from proxy.authority.workers import report_parsing
 from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
@@ -49,7 +50,7 @@ class Journal:
 
     def exchange(self, method: bytes = b"POST", *, entry: bool = True) -> Exchange:
         client = self.gateway.listener.connection("192.0.2.7")
-        x = Exchange(client, time.monotonic_ns(), DECISION)
+        x = Exchange(client, boottime_ns(), DECISION)
         x.method, x.path, x.query, x.status = method, b"/v1/things/7", b"?q=secret", 201
         x.match = Match(ROUTE, "things", "7", "create", None)
         x.entry = CacheEntry(make_grant(MINTED), b"") if entry else None
@@ -63,7 +64,7 @@ class Journal:
         return x
 
     def record(self, x: Exchange) -> None:
-        self.recorder.record(x, time.monotonic_ns())
+        self.recorder.record(x, boottime_ns())
 
     def taken(self) -> tuple[list[dict[str, Any]], int]:
         """The events, each of which the authority would accept, and the number of those left out."""
@@ -182,10 +183,10 @@ async def test_a_second_target_that_was_refused_is_named_redacted_and_cut() -> N
     x = journal.refused(Reason.ROLE_DENIES)
     path = b"/v1/" + MINTED.token.encode() + b"/" + b"x" * 1000
     x.refused_second = (Reason.ROLE_DENIES, b"destination", NamedTarget(None, path, written=True))
-    journal.recorder.record(x, time.monotonic_ns())
+    journal.recorder.record(x, boottime_ns())
     x = journal.refused(Reason.SECOND_TARGET)
     x.refused_second = (Reason.SECOND_TARGET, b"x-amz-copy-source", None)
-    journal.recorder.record(x, time.monotonic_ns())
+    journal.recorder.record(x, boottime_ns())
     judged, unjudged = (report_parsing.event(row).event.details["second_target"] for row in journal.taken()[0])
     assert isinstance(judged, dict)
     assert (judged["header"], judged["method"], judged["path"][:4]) == ("destination", "PUT", "/v1/")
@@ -200,7 +201,7 @@ async def test_a_second_target_that_was_only_reported_is_not_named_for_a_later_f
     x.status = TABLE[reason].status
     x.reported = Reason.ROLE_DENIES
     x.refused_second = (Reason.ROLE_DENIES, b"destination", NamedTarget(None, b"/v1/things/8", written=True))
-    journal.recorder.record(x, time.monotonic_ns())
+    journal.recorder.record(x, boottime_ns())
     (row,) = journal.taken()[0]
     assert "second_target" not in report_parsing.event(row).event.details
 

@@ -6,6 +6,7 @@ import time
 from typing import Any, Final
 
 from proxy.authority.workers import report_parsing
+from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.wire import Deframer
 from proxy.core.kinds import Kind
 from proxy.core.model import Access
@@ -60,11 +61,11 @@ class World:
         return CacheEntry(make_grant(TOKENS.mint(Kind.PAT)), b"")
 
     def use(self, entry: CacheEntry | None, peer: str = "192.0.2.7", *, reported: Reason | None = None) -> Exchange:
-        x = Exchange(self.gateway.listener.connection(peer), time.monotonic_ns(), b"0123456789abcdef00000001")
+        x = Exchange(self.gateway.listener.connection(peer), boottime_ns(), b"0123456789abcdef00000001")
         x.method, x.path, x.status, x.entry = b"GET", b"/v1/things/7", 200, entry
         x.match = Match(ROUTE, "things", "7", "read", None)
         x.reported = reported
-        self.recorder.record(x, time.monotonic_ns())
+        self.recorder.record(x, boottime_ns())
         return x
 
     def send(self, link: Link, sweeps: int = SWEEPS) -> Link:
@@ -94,10 +95,10 @@ async def test_a_refusal_by_role_is_a_use_and_one_without_a_token_is_none() -> N
     world = World()
     x = world.use(None)
     x.reason = Reason.NO_CREDENTIAL
-    world.recorder.record(x, time.monotonic_ns())
+    world.recorder.record(x, boottime_ns())
     assert world.send(Link()).rows("uses") == []
     x.entry, x.reason = world.entry(), Reason.ROLE_DENIES
-    world.recorder.record(x, time.monotonic_ns())
+    world.recorder.record(x, boottime_ns())
     assert len(world.send(Link()).rows("uses")) == 1
 
 
@@ -181,12 +182,12 @@ async def test_events_are_sent_with_every_sweep_with_the_count_of_those_left_out
     x = world.use(world.entry())
     x.method = b"POST"
     for _ in range(2 * EVENTS + 1):
-        world.recorder.record(x, time.monotonic_ns())
+        world.recorder.record(x, boottime_ns())
     for _ in range(30):
         world.use(None).reason = Reason.NO_CREDENTIAL
     x.entry, x.reason = None, Reason.TOKEN_UNKNOWN
     for _ in range(30):
-        world.recorder.record(x, time.monotonic_ns())
+        world.recorder.record(x, boottime_ns())
     link = Link(room=2)
     world.trail.send(link)
     assert [(message["omitted"], len(message["events"])) for message in link.messages] == [(10, EVENTS), (0, EVENTS)]
@@ -203,7 +204,7 @@ async def test_reports_are_added_up_by_route_reason_permission_and_token() -> No
     world.use(None, reported=Reason.NO_CREDENTIAL)
     x = world.use(None)
     x.authorization, x.reported = b"Bearer " + stranger.token.encode(), Reason.TOKEN_UNKNOWN
-    world.recorder.record(x, time.monotonic_ns())
+    world.recorder.record(x, boottime_ns())
     rows = world.send(Link()).rows("reports")
     for row in rows:
         report_parsing.report(row)
@@ -229,7 +230,7 @@ async def test_a_client_that_presents_many_prefixes_leaves_room_for_the_reports_
     x = world.use(None)
     for _ in range(REPORTS // 2 + 4):
         x.authorization, x.reported = b"Bearer " + TOKENS.mint(Kind.PAT).token.encode(), Reason.TOKEN_UNKNOWN
-        world.recorder.record(x, time.monotonic_ns())
+        world.recorder.record(x, boottime_ns())
     world.use(world.entry(), reported=Reason.ROLE_DENIES)
     rows = world.send(Link()).rows("reports")
     assert [(row[1], row[2], row[4]) for row in rows] == [

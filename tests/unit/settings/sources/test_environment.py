@@ -205,7 +205,10 @@ def test_the_stores_address_comes_from_a_file_and_is_not_repeated(tmp_path: Path
     store.write_text("postgresql://patgate:hunter2@db/patgate\n")
     [problem] = problems(PATGATE_STORE_FILE=str(store))
     assert problem.path == "PATGATE_STORE_FILE"
-    assert problem.message == "must be sqlite: PostgreSQL is not supported yet"
+    assert problem.message.startswith("needs secret_key")
+    assert "hunter2" not in problem.message
+    found = settings(PATGATE_STORE_FILE=str(store), PATGATE_SECRET_KEY=KEY)
+    assert found.store == "postgresql://patgate:hunter2@db/patgate"
 
 
 def test_a_secrets_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:

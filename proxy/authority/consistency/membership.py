@@ -1,0 +1,326 @@
+"""This authority among the nodes of a shared store: the parts of the protocol, put together.
+
+Rules of this module:
+1. Nothing is written to a store before it is judged. A refused store is only read, until an operator accepts it.
+2. The lease bound is raised, as a change, before this node may hold a longer lease.
+3. An operator's acceptance is an audited change whose answer waits for the longest lease: rows of nodes that hold one
+   may be missing from the accepted store. All numbers then continue above those that this node has seen, and every
+   cache drops everything.
+4. A command that works on the store by itself is no node: it holds no lease, and waits for the nodes like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from proxy.authority.consistency import memory
+from proxy.authority.consistency.barrier import Barrier
+from proxy.authority.consistency.follower import LOOK_SECONDS, POLL_SECONDS, Follower
+from proxy.authority.consistency.node import Event, Node
+from proxy.authority.grants.page_writer import PageWriter
+from proxy.authority.workers.broadcast import Broadcast
+from proxy.core.errors import Conflict, StoreError, StoreUnavailable
+from proxy.core.model import Actor, ActorKind
+from proxy.observe import defects
+from proxy.observe.logs import get_logger
+from proxy.services.nodes import NodeView
+from proxy.store.nodes import history
+from proxy.store.nodes.records import AcceptedBy, NodeRow, Remembered
+from proxy.store.nodes.sessions import MemberPoll, NodeSession
+from proxy.store.store import Store
+
+ACCEPTED: Final = "account.store.accept_history"
+"""The action of the audit event for an accepted history; its details say which change the store had."""
+LEASE_RAISED: Final = "account.store.raise_lease"
+"""The action of the audit event for a longer lease bound."""
+PROTOCOL_ACTOR: Final = Actor(kind=ActorKind.SYSTEM, id="node", name="node")
+STORE_KEY: Final = "store:history"
+"""The dependency key of changes that concern the whole store; no grant depends on it."""
+JOIN_SECONDS: Final = 5.0
+"""How long a start waits for its first lease before it lets the workers start without one."""
+
+_log = get_logger("authority.membership")
+
+
+class Membership:
+    """Opened with ``open``, which judges the store; ``start`` joins; ``run`` renews; ``close`` leaves."""
+
+    def __init__(
+        self,
+        store: Store,
+        page: PageWriter,
+        broadcast: Broadcast,
+        sessions: tuple[NodeSession, MemberPoll],
+        row: NodeRow,
+        data_dir: Path,
+        *,
+        listen: bool,
+        trust_standby: bool,
+        owned: Callable[[], bool],
+        timed: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """``row`` is this node without an id. ``listen`` and ``trust_standby`` as in the settings."""
+        self._store = store
+        self._page = page
+        self._broadcast = broadcast
+        self._row = row
+        self._data_dir = data_dir
+        self._session, self._poll = sessions
+        self._follower = Follower(
+            self._session,
+            page,
+            broadcast,
+            changes_since=store.changes_since,
+            history=lambda: self.history,
+            replaced=self.look,
+            look=LOOK_SECONDS if listen else POLL_SECONDS,
+        )
+        self._trust_standby = trust_standby
+        self._owned = owned
+        self._barrier = Barrier(self._poll, self, timed=timed)
+        self._node: Node
+        self._saving: asyncio.Task[None] | None = None
+        self._to_save: Remembered | None = None
+        self._recording: asyncio.Task[None] | None = None
+        self._accepting = False
+        self._leases = asyncio.Lock()
+        self._followed = asyncio.Event()
+
+    # --- the authority's side ---
+
+    async def open(self) -> None:
+        """Connect, judge the store, and follow it. Raises StoreError if it cannot be reached."""
+        known = await asyncio.to_thread(memory.load, self._data_dir)
+        self._node = Node(
+            self._row,
+            self._session,
+            self._page,
+            self,
+            memory=known,
+            trust_standby=self._trust_standby,
+            owned=self._owned,
+        )
+        self._store.known = self._barrier.wait
+        self._store.admit = self._admit
+        seen = await self._node.judge_store()
+        self.saw(seen.n)
+        self._broadcast.pushed = self._page.epoch
+        if not self.fenced:
+            self.followed()
+        self._follower.start()
+
+    @property
+    def fenced(self) -> str:
+        """Why this node refuses the store, a sentence; "" if it does not."""
+        return self._node.why
+
+    async def allow_lease(self, lease: float) -> None:
+        """Raise the lease bound to ``lease`` seconds, if it is shorter. Raises StoreError."""
+        async with self._leases:
+            if self._node.bound >= lease or self.fenced:
+                return
+            async with self._store.change(PROTOCOL_ACTOR) as change:
+                if await history.raise_bound(change.connection, lease):
+                    change.touched(STORE_KEY)
+                    change.audit(
+                        LEASE_RAISED,
+                        target_kind="store",
+                        target_id=self._store.store_id,
+                        details={"lease": lease, "before": self._node.bound},
+                    )
+            self._node.bound = max(self._node.bound, lease)
+
+    async def start(self) -> None:
+        """Join and take the first lease; a store that cannot be reached now leaves that to ``run``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JOIN_SECONDS):
+                while await self._node.step() not in (Event.RENEWED, Event.UNREACHABLE, Event.UNKNOWN_STORE):
+                    pass
+
+    async def run(self) -> None:
+        """Keep the lease until cancelled; returns when the data directory is lost."""
+        await self._node.run()
+
+    def last(self, lease: float) -> None:
+        """Use a lease of ``lease`` seconds from now on, as far as the bound permits."""
+        self._node.set_lease(lease)
+
+    def look(self) -> None:
+        """Renew now."""
+        self._node.look()
+
+    def remaining(self) -> float:
+        """Seconds until the lease runs out; 0 when it has."""
+        return self._node.remaining()
+
+    async def close(self) -> None:
+        """End the lease, delete the row, stop following, and close the connections."""
+        await self._node.leave()
+        if self._recording is not None:
+            self._recording.cancel()
+            await asyncio.gather(self._recording, return_exceptions=True)
+        if self._saving is not None:
+            await self._saving
+        await self._barrier.close()
+        await self._follower.close()
+        await self._session.close()
+        await self._poll.close()
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds by which the database's clock is ahead of this host's, as last measured."""
+        return self._node.offset
+
+    def unready(self) -> Mapping[str, str]:
+        """Why requests cannot be served, by check."""
+        reasons: dict[str, str] = {}
+        if self.fenced:
+            reasons["fenced"] = self.fenced
+        elif not self._node.id:
+            reasons["node"] = "this node has not joined the nodes of its store"
+        return reasons
+
+    def describe(self, row: NodeRow) -> None:
+        """Show this node with the configuration of ``row`` from now on."""
+        self._row = row
+
+    async def nodes(self) -> list[NodeView]:
+        """All nodes of the store; writes what has changed of this one since it joined. Raises StoreUnavailable."""
+        own, row, listed = self._node.id, self._row, await self._poll.nodes()
+        if any(one.row.id == own and _description(one.row) != _description(row) for one in listed):
+            await self._poll.describe(own, row.config_hash, row.lease)
+            listed = await self._poll.nodes()
+        return [
+            NodeView(
+                id=one.row.id,
+                name=one.row.name,
+                version=one.row.version,
+                schema=one.row.schema,
+                applied=self._page.epoch if one.row.id == own else one.applied,
+                lease=one.row.lease,
+                lease_seconds=max(0.0, one.row.lease - one.age),
+                started_at=one.row.started_at,
+                config_hash=one.row.config_hash,
+                config_matches=one.row.config_hash == self._row.config_hash,
+                self=one.row.id == own,
+            )
+            for one in listed
+        ]
+
+    async def accept(self, actor: Actor) -> None:
+        """Accept the store as it is, for ``actor``. Raises Conflict if it is not refused, and StoreError."""
+        if not self.fenced:
+            raise Conflict("this node does not refuse its store: there is nothing to accept")
+        seen = await self._session.renew("", None)
+        page = self._page.epoch
+        self._accepting = True
+        try:
+            await self._store.start_over(page)
+            async with self._store.change(actor) as change:
+                await history.accept(change.connection, seen.history, AcceptedBy.OPERATOR)
+                change.touched(STORE_KEY)
+                change.audit(
+                    ACCEPTED,
+                    target_kind="store",
+                    target_id=self._store.store_id,
+                    details={"seen": page, "found": seen.n},
+                )
+        finally:
+            self._accepting = False
+        self._node.accepted()
+        _log.warning("the store was accepted as it is: every cache is dropped", seen=page, found=seen.n)
+
+    def _admit(self) -> None:
+        """``Store.admit``: a refused store is not changed, except by its acceptance."""
+        if self.fenced and not self._accepting:
+            raise StoreUnavailable(f"this node is fenced and makes no changes: {self.fenced}")
+
+    # --- Host of the node, OwnNode of the barrier ---
+
+    @property
+    def id(self) -> str:
+        """The id of this node's row; "" without one."""
+        return self._node.id
+
+    @property
+    def history(self) -> str:
+        """The history of the store that this node follows; "" while it refuses to."""
+        return self._node.history
+
+    @property
+    def applied(self) -> int:
+        """The number on the page."""
+        return self._page.epoch
+
+    @property
+    def bound(self) -> float:
+        """The longest lease of any node in seconds, as last read; 0 if it never was."""
+        return max(self._node.bound, self._follower.bound)
+
+    def saw(self, number: int) -> None:
+        """Raise the page to a committed change, acknowledge it, and push what changed."""
+        self._follower.saw(number)
+
+    def joined(self, node: str, acknowledged: int) -> None:
+        """Acknowledge as ``node`` from now on ("": as none); the store has ``acknowledged`` of it."""
+        self._follower.joined(node, acknowledged)
+
+    def suspect(self) -> None:
+        """The store is another one: no wait ends before the leases of the former one are over."""
+        self._barrier.suspect()
+
+    def followed(self) -> None:
+        """The store is followed."""
+        self._followed.set()
+
+    async def until_followed(self) -> None:
+        """Return once the store has been followed."""
+        await self._followed.wait()
+
+    async def start_over(self, seen: int) -> None:
+        """Let the store's numbers continue above ``seen``, and every cache drop everything. Raises StoreError."""
+        await self._store.start_over(seen)
+
+    def record(self, found: str, by: AcceptedBy) -> None:
+        """Record in the background that the store is in this history."""
+        if self._recording is None or self._recording.done():
+            self._recording = asyncio.create_task(self._record(found, by), name="record the store's history")
+            self._recording.add_done_callback(defects.noted)
+
+    async def _record(self, found: str, by: AcceptedBy) -> None:
+        try:
+            if by is AcceptedBy.CREATION:
+                await self._store.record_creation(found)
+                return
+            async with self._store.change(PROTOCOL_ACTOR) as change:
+                if await history.accept(change.connection, found, by):
+                    change.touched(STORE_KEY)
+                    change.audit(
+                        ACCEPTED, target_kind="store", target_id=self._store.store_id, details={"by": by.value}
+                    )
+        except (StoreError, Conflict) as error:
+            # The next renewal asks for it again.
+            _log.warning("the store's history could not be recorded", error=error)
+
+    def remember(self, remembered: Remembered) -> None:
+        """Write to disk what the node remembers, in the background; only the newest is written."""
+        self._to_save = remembered
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(self._save(), name="remember the store")
+            self._saving.add_done_callback(defects.noted)
+
+    async def _save(self) -> None:
+        while (remembered := self._to_save) is not None:
+            self._to_save = None
+            try:
+                await asyncio.to_thread(memory.save, self._data_dir, remembered)
+            except OSError as error:
+                _log.warning("what this node has seen of its store could not be written to disk", error=error)
+
+
+def _description(row: NodeRow) -> tuple[str, float]:
+    return row.config_hash, row.lease

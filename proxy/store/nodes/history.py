@@ -1,0 +1,84 @@
+"""The history of a store: which database it is in, which of them nodes accept, and the longest lease.
+
+A history is ``system identifier/timeline/oid of the database/oid of the table changes``. It is another one after a
+promotion, a restored dump or an upgrade with pg_upgrade. Those that are accepted stand in ``meta``, oldest first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.errors import StoreUnavailable
+from proxy.store import feed, tables
+from proxy.store.nodes.records import Acceptance, AcceptedBy
+
+ACCEPTANCES: Final = "accepted_histories"
+"""The name of the fact in ``meta``. A copy of the store must not have it: the copy is another database."""
+KEPT: Final = 50
+"""Acceptances that are kept: the oldest ones are forgotten."""
+
+_HEAD: Final = tables.change_head
+
+
+def decode(text: str | None) -> tuple[Acceptance, ...]:
+    """The acceptances in a fact's text. Raises StoreUnavailable if it is not one that this module wrote."""
+    try:
+        return tuple(
+            Acceptance(id=str(one["id"]), history=str(one["history"]), by=AcceptedBy(one["by"]))
+            for one in json.loads(text or "[]")
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreUnavailable("the store's list of accepted histories cannot be read") from error
+
+
+def encode(acceptances: Iterable[Acceptance]) -> str:
+    """The text of a fact with these acceptances."""
+    return json.dumps([{"id": one.id, "history": one.history, "by": one.by.value} for one in acceptances])
+
+
+async def accept(connection: AsyncConnection, history: str, by: AcceptedBy) -> bool:
+    """Add an acceptance, inside a change; false, and nothing is written, if it changes nothing.
+
+    An operator's acceptance of a history that is listed already is a new one: it is about the content of the store.
+    """
+    fact = tables.meta.c.value
+    text = (await connection.execute(sa.select(fact).where(tables.meta.c.name == ACCEPTANCES))).scalar_one_or_none()
+    listed = decode(text)
+    if by is not AcceptedBy.OPERATOR and any(one.history == history for one in listed):
+        return False
+    added = encode([*listed, Acceptance(id=uuid.uuid4().hex, history=history, by=by)][-KEPT:])
+    if text is None:
+        await connection.execute(tables.meta.insert().values(name=ACCEPTANCES, value=added))
+    else:
+        await connection.execute(tables.meta.update().where(tables.meta.c.name == ACCEPTANCES).values(value=added))
+    return True
+
+
+async def raise_bound(connection: AsyncConnection, lease: float) -> bool:
+    """Raise the longest lease to ``lease`` seconds, inside a change; false if it is that long already."""
+    done = await connection.execute(
+        _HEAD.update().where(_HEAD.c.id == 1, _HEAD.c.lease_bound < lease).values(lease_bound=lease)
+    )
+    return bool(done.rowcount)
+
+
+async def start_over(connection: AsyncConnection, seen: int) -> None:
+    """Continue the numbers above ``seen``, which another history of the store has used, and forget all earlier changes.
+
+    Every cache that has applied a number up to ``seen`` then drops everything when it asks for the changes since. Where
+    that is so already, nothing is written. The caller commits.
+    """
+    last = (await feed.lock_head(connection)).n
+    first = (await connection.execute(sa.select(sa.func.min(tables.changes.c.epoch)))).scalar_one()
+    if first is not None and seen + 1 < first:
+        return
+    number, mark = max(last, seen) + 2, feed.new_mark()
+    await connection.execute(tables.changes.delete())
+    await feed.append(connection, number, mark, (), time.time())
