@@ -132,5 +132,8 @@ SEEDED: Final[Mapping[Bug, Seeded]] = {
     Bug.WAIT_FOR_THE_ROW: Seeded(TWICE, Invariant.BOUNDED),
     Bug.ROW_BEFORE_LEASE: Seeded(with_faults(TWICE, "a node stopped")),
     Bug.WAIT_OVER_A_NEW_HISTORY: Seeded(with_faults(TWICE, "a lagging standby promoted"), Invariant.HISTORY),
+    Bug.ACCEPTED_AT_ONCE: Seeded(
+        with_faults(quiet(replace(OTHER, joined=(True, False))), "a lagging standby promoted")
+    ),
     Bug.PAGE_KEPT: Seeded(with_faults(quiet(OTHER), "a lagging standby promoted"), Invariant.LINEARIZABLE),
 }
