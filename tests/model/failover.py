@@ -110,8 +110,8 @@ def adopted(model: Configuration, state: State, index: int) -> Step:
     """A fenced node takes the accepted history: a new page, caches reset."""
     node, changes = state.nodes[index], state.store.changes
     if Bug.PAGE_KEPT in model.bugs:
-        after = node._replace(fenced=False)
-    else:
-        newest = head(changes)
-        after = node._replace(fenced=False, page=newest, cached=allows(changes, newest))
+        kept_page = with_node(state, index, node._replace(fenced=False))
+        return f"{NAMES[index]}: takes the accepted history, and keeps page {node.page}", kept_page
+    newest = head(changes)
+    after = node._replace(fenced=False, page=newest, cached=allows(changes, newest))
     return f"{NAMES[index]}: takes the accepted history, with a new page", with_node(state, index, after)
