@@ -49,6 +49,7 @@ class Bug(Enum):
     WAIT_FOR_THE_ROW = 15, "the wait does not end while a row that was renewed has not acknowledged"
     ROW_BEFORE_LEASE = 19, "a node that stops deletes its row first and ends its lease then"
     WAIT_OVER_A_NEW_HISTORY = 16, "a call goes on waiting, and answers, after its node has met another history"
+    ACCEPTED_AT_ONCE = 20, "a history is accepted while nodes that it does not know may still hold leases"
     PAGE_KEPT = 20, "after a new history was accepted, page and caches are kept"
 
     def __init__(self, rule: int, words: str) -> None:

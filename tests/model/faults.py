@@ -63,7 +63,7 @@ def steps(model: Configuration, state: State) -> Iterator[Step]:
     if budget.promote:
         yield from failover.promotions(model, state)
     if budget.accept:
-        yield from failover.accepted(state)
+        yield from failover.accepted(model, state)
 
 
 def _calls_at(model: Configuration, state: State, index: int) -> bool:
