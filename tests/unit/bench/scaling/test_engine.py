@@ -74,14 +74,18 @@ def test_a_station_is_as_busy_as_the_work_that_it_gets() -> None:
     assert station.utilisation(0.0, 0.0) == pytest.approx(12.0 / (4 * 8.0))
 
 
-def test_a_job_that_waits_begins_when_a_server_is_free() -> None:
+def test_jobs_begin_in_the_order_of_their_arrival_when_a_server_is_free() -> None:
     simulator = Simulator(1)
     station = Station(simulator, 1, variability=0)
-    began: list[float] = []
-    for _ in range(3):
-        station.serve(1.5, lambda: None, lambda: began.append(simulator.now))
+    began: list[tuple[int, float]] = []
+
+    def job(name: int) -> Callable[[], None]:
+        return lambda: began.append((name, simulator.now))
+
+    for name in range(3):
+        station.serve(1.5, lambda: None, job(name))
     simulator.run(10.0)
-    assert began == [0.0, 1.5, 3.0]
+    assert began == [(0, 0.0), (1, 1.5), (2, 3.0)]
 
 
 def test_turns_are_taken_in_the_order_of_asking() -> None:

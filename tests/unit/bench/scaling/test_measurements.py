@@ -26,10 +26,12 @@ def test_a_missing_unknown_or_implausible_quantity_is_named() -> None:
     quantities = {name: held for name, held in good.quantities.items() if name != "head_server"}
     quantities["other"] = Spread(median=1, low=1, high=1)
     quantities["disk_sync"] = Spread(median=0.5, low=0.5, high=0.5)
+    quantities["round_trip"] = Spread(median=6000, low=1, high=1)
     assert replace(good, quantities=quantities).implausible() == [
         "head_server is missing.",
         "other is not known.",
         "disk_sync is 0.5 µs, not 5 to 30000.",
+        "round_trip is 6000 µs, not 10 to 5000.",
     ]
 
 
