@@ -89,7 +89,7 @@ NOT_RUN = {
             "systemctl stop patgate",
             "PGPASSWORD=… patgate store copy --to postgresql://patgate@db.internal/patgate --dry-run",
             "PGPASSWORD=… patgate store copy --to postgresql://patgate@db.internal/patgate",
-            "mkdir -m 0700 /root/embedded && mv /var/lib/patgate/patgate.db* /root/embedded/",
+            "mkdir -m 0700 /var/backups/patgate && mv /var/lib/patgate/patgate.db* /var/backups/patgate/",
             "systemctl start patgate",
             "patgate audit verify",
             "pg_dump --format=custom --file=patgate.dump --dbname=postgresql://patgate@db.internal/patgate",

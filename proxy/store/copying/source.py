@@ -22,7 +22,7 @@ Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class RowBatch:
     """``rows`` for PostgreSQL, and what is wrong with others; ``read`` is the number of both."""
 
     rows: list[Row]
@@ -67,7 +67,7 @@ class EmbeddedSource:
                 found.append(Misfit(table=table.decode(), row=row, column="it", problem=problem))
         return found
 
-    async def batches(self, table: sa.Table) -> AsyncIterator[Batch]:
+    async def batches(self, table: sa.Table) -> AsyncIterator[RowBatch]:
         """All rows of ``table``, in the order of its columns."""
         cursor = await asyncio.to_thread(self._select, table)
         try:
@@ -86,7 +86,7 @@ def _count(table: sa.Table) -> str:
     return f'SELECT count(*) FROM "{table.name}"'  # noqa: S608 - the names are ours
 
 
-def _batch(cursor: sqlite3.Cursor, table: sa.Table) -> Batch | None:
+def _batch(cursor: sqlite3.Cursor, table: sa.Table) -> RowBatch | None:
     with _mapped():
         read = cursor.fetchmany(BATCH)
     if not read:
@@ -100,7 +100,7 @@ def _batch(cursor: sqlite3.Cursor, table: sa.Table) -> Batch | None:
             rows.append(tuple([check(value) for check, value in zip(checks, values, strict=True)]))
         except Unfit:
             misfits += _misfits(table, number, values)
-    return Batch(rows=rows, misfits=misfits, read=len(read))
+    return RowBatch(rows=rows, misfits=misfits, read=len(read))
 
 
 def _misfits(table: sa.Table, number: int, values: list[Any]) -> Iterator[Misfit]:

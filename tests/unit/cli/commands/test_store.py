@@ -114,7 +114,7 @@ def test_without_a_target_the_configured_store_is_it(used: Desk, postgres: Postg
     refused = run(used, "store", "copy", PATGATE_STORE_PASSWORD=password)
     assert "another secret key" in only_sentence(refused)
     key = (used.data / "secret.key").read_text().strip()
-    used.config.write_text(f"{configuration}store: {without_password(postgres_url)}\nsecret_key: {key}\n")
+    used.config.write_text(f"{configuration}store: {without_password(postgres_url)}\nsecret_key: '{key}'\n")
     done = run(used, "store", "copy", PATGATE_STORE_PASSWORD=password)
     assert done.returncode == 0, done.stderr
     assert tokens_in(postgres, postgres_url) == "1"
