@@ -1,0 +1,15 @@
+"""Which scenario finds which seeded bug of ``mutants.SCRIPTED``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from tests.nemesis import failover, leases
+
+SCENARIOS: Final[Mapping[str, Callable[..., None]]] = {
+    "lease from the reply": leases.late_reply,
+    "fence by number only": failover.overtaken_standby,
+    "no fence": failover.yesterdays_dump,
+}
+"""Functions of a directory and a ``tree``; with the bug they fail and say ``failover.ACCEPTED``."""
