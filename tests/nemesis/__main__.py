@@ -96,14 +96,14 @@ def seeded(directory: Path, seed: int, only: Sequence[str] | None) -> int:
     for mutant in mutants.SCRIPTED:
         if only and mutant.name not in only:
             continue
-        began, found = time.monotonic(), "MISSED"
+        began, outcome = time.monotonic(), "MISSED"
         with mutants.tree(mutant) as tree:
             try:
                 SCENARIOS[mutant.name](directory / mutant.name.replace(" ", "-"), tree=tree)
             except AssertionError as error:
-                found = "found" if ACCEPTED in str(error) else f"MISSED ({error})"
-        print(f"{found}: {mutant.name} (step {mutant.step}), in {time.monotonic() - began:.0f} s", flush=True)
-        if found != "found":
+                outcome = "found" if ACCEPTED in str(error) else f"MISSED ({error})"
+        print(f"{outcome}: {mutant.name} (step {mutant.step}), in {time.monotonic() - began:.0f} s", flush=True)
+        if outcome != "found":
             missed.append(mutant.name)
     return int(bool(missed))
 
