@@ -105,7 +105,7 @@ MUTANTS: Final = (
                 "await self._changes_since(max(since, self._page.epoch - 1))",
             ),
         ),
-        faults=("proxy slow 60",),
+        faults=("link cut", "freeze authority"),
     ),
     Mutant(
         name="answer without the leases' end",
