@@ -13,8 +13,8 @@ import pytest
 
 from tests.nemesis import mutants
 from tests.nemesis.__main__ import find
-from tests.nemesis.client import Plan
 from tests.nemesis.cluster import Cluster
+from tests.nemesis.plan import Plan
 from tests.nemesis.run import Options, Report, run
 
 SEED = 11
