@@ -25,6 +25,8 @@ LONGEST: Final = (
     "tests/e2e/test_signals.py",
     "tests/unit/cli/commands/test_serve.py",
     "tests/contract/test_disk.py",
+    "tests/unit/store/dialects/test_postgresql.py",
+    "tests/unit/store/dialects/test_postgresql_servers.py",
     "tests/e2e/test_reload.py",
     "tests/e2e/test_schemathesis.py",
     "tests/differential/test_paths.py",

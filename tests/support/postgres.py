@@ -144,7 +144,7 @@ class Postgres:
     """One server, with a database owner that is no superuser (``OWNER``). ``with`` starts and removes it.
 
     ``settings`` are added to postgresql.conf. With ``tls`` (certificate and key, PEM files) it offers TLS.
-    ``copy_of`` are the files of another server, as pg_basebackup writes them.
+    With ``copy_of`` it is a standby of that server, by streaming replication, until it is promoted.
     """
 
     def __init__(
@@ -201,11 +201,18 @@ class Postgres:
         self.configure()
 
     def _copy(self, other: Postgres) -> None:
-        where = f"host={other.directory} port={other.port} user={SUPERUSER} password={other.password}"
+        place = f"host={LOOPBACK} port={other.port} user={SUPERUSER} password={other.password}"
         finish(
-            [binary("pg_basebackup"), f"--pgdata={self.data}", f"--dbname={where}", "--checkpoint=fast", "--no-sync"]
+            [binary("pg_basebackup"), f"--pgdata={self.data}", f"--dbname={place}", "--checkpoint=fast", "--no-sync"]
         )
-        self.configure()
+        signal_file = self.data / "standby.signal"
+        signal_file.touch()
+        give(signal_file)
+        self.configure({"primary_conninfo": f"{place} application_name=standby"})
+
+    def promote(self) -> None:
+        """Make this standby a primary, and wait until it is one."""
+        assert self.psql("SELECT pg_promote()") == "t"
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write postgresql.conf, with more settings; a running server needs a restart or ``reload`` to notice."""

@@ -188,7 +188,7 @@ class PostgresqlDatabase:
         """Connects without a pooler, for what needs a session: renewals, acknowledgements and LISTEN."""
         # In front of the pools, which are slow and unfair if many callers wait.
         self._reading = asyncio.Semaphore(readers)
-        self._count = readers
+        self._attempts = readers + 2
         self._writing = asyncio.Semaphore(writers)
         self._writer = _engine(self._servers, size=writers, isolation="READ COMMITTED")
         self._readers = _engine(self._servers, size=readers, isolation="REPEATABLE READ")
@@ -285,7 +285,7 @@ class PostgresqlDatabase:
         arguments = compiled.bind(values)
         with mapped(_ERRORS):
             async with self._reading:
-                for _ in range(self._count):
+                for _ in range(self._attempts):
                     # After a restart every connection of the pool is gone, and the last to be borrowed is a new one.
                     with suppress(Gone):
                         return [compiled.decode(row) for row in await self._fetch(compiled.sql, arguments)]

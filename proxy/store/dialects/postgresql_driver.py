@@ -269,6 +269,8 @@ def _tls_cause(error: Exception) -> str:
 def unavailable(error: Exception) -> StoreUnavailable:
     """The error of the product for an error of the driver."""
     because = cause(error)
+    if because == _LOST or getattr(error, "sqlstate", None) == _TERMINATED:
+        return Gone()
     return StoreUnavailable(f"the store cannot be used now{f' because {because}' if because else ''}")
 
 
@@ -290,11 +292,11 @@ class Servers:
             try:
                 connection = await self._connect(*hosts[index], settings)
             except PostgresError as error:
-                failure = Gone() if error.sqlstate == _TERMINATED else unavailable(error)
+                failure = unavailable(error)
                 if not (error.sqlstate or "").startswith(_NEXT_HOST):
                     raise failure from error
             except FAILURES as error:
-                failure = Gone() if cause(error) == _LOST else unavailable(error)
+                failure = unavailable(error)
                 failure.__cause__ = error
             else:
                 if connection is not None:

@@ -30,6 +30,7 @@ NO_CLIENTS = {
 NEEDED = {"patgate token create": ["--user", "a@example.org", "--name", "ci"]}
 NEEDED["patgate token delete"] = ["abcdefghijkl"]
 NEEDED["patgate audit"] = []
+NEEDED["patgate nodes accept"] = ["--yes"]
 NEEDED["patgate key create"] = ["--org", "lab", "--name", "ci", "--role", "viewer"]
 NEEDED["patgate key attach"] = ["abcdefghijkl", "lab=things:read"]
 VALUES = {"email": "a@example.org", "role": "admin", "org": "lab", "name": "x", "permissions": "things:read"}

@@ -46,8 +46,10 @@ async def refusal(url: str, session: str | None = None) -> str:
         store = await Store.open(url, key_fingerprint=FINGERPRINT, session=session)
         await store.close()
     error: BaseException | None = refused.value
+    password = parse(url).password
+    assert password
     while error is not None:
-        assert parse(url).password not in str(error) and parse(url).password not in repr(error)
+        assert password not in str(error) and password not in repr(error)
         error = error.__cause__
     return str(refused.value)
 
