@@ -18,7 +18,9 @@ from typing import Final
 
 from tests.nemesis import mutants
 from tests.nemesis.cluster import Cluster
+from tests.nemesis.failover import ACCEPTED
 from tests.nemesis.run import Options, Report, run
+from tests.nemesis.scenarios import SCENARIOS
 
 MOST_SECONDS: Final = 300.0
 """How long the changes of a seeded bug's run may take; far less on a machine with nothing else to do."""
@@ -91,6 +93,18 @@ def seeded(directory: Path, seed: int, only: Sequence[str] | None) -> int:
         if not found:
             missed.append(mutant.name)
             print(report, flush=True)
+    for mutant in mutants.SCRIPTED:
+        if only and mutant.name not in only:
+            continue
+        began, outcome = time.monotonic(), "MISSED"
+        with mutants.tree(mutant) as tree:
+            try:
+                SCENARIOS[mutant.name](directory / mutant.name.replace(" ", "-"), tree=tree)
+            except AssertionError as error:
+                outcome = "found" if ACCEPTED in str(error) else f"MISSED ({error})"
+        print(f"{outcome}: {mutant.name} (step {mutant.step}), in {time.monotonic() - began:.0f} s", flush=True)
+        if outcome != "found":
+            missed.append(mutant.name)
     return int(bool(missed))
 
 

@@ -24,7 +24,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,7 @@ from typing import Any, Final
 import uvloop
 
 from tests.history.checker import Outcome
+from tests.nemesis.plan import Plan, Progress
 from tests.nemesis.record import Record, Recorded
 from tests.nemesis.wire import Answer, Asker, Register, call
 
@@ -47,41 +48,6 @@ SETTLE_SECONDS: Final = 0.03
 LAST_SECONDS: Final = 60.0
 """How long changes that are under way may take at the end, when nothing fails any more."""
 _UNKNOWN: Final = frozenset({"outcome_unknown", "in_doubt"})
-
-
-@dataclass(kw_only=True, slots=True)
-class Plan:
-    """What a client does."""
-
-    name: str
-    directory: str
-    """For its record."""
-    nodes: list[tuple[str, str]]
-    """The paths of each node's forward-auth and control sockets."""
-    seed: int
-    changers: int = 4
-    connections: int = 4
-    """To each node."""
-    rate: float = 0.0
-    """Decisions a second; 0: as many as the nodes answer."""
-    pause: float = 0.0
-    """Seconds between two rounds of a changer."""
-    patience: tuple[float, ...] = (5.0, 30.0)
-    """Seconds that a changer waits for an answer, one of these."""
-    kinds: dict[str, int] = field(
-        default_factory=lambda: {"revoke": 6, "twice": 1, "rotate": 3, "scope": 2, "suspend": 2, "role": 3}
-    )
-    """The weights of the rounds."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Progress:
-    """So far: decisions, acknowledged changes, and the same by kind; answers of 200 at each node."""
-
-    decisions: int
-    changes: int
-    kinds: dict[str, int]
-    allowed: list[int]
 
 
 @dataclass(slots=True)

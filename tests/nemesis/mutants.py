@@ -81,12 +81,6 @@ MUTANTS: Final = (
         faults=("proxy slow 60",),
     ),
     Mutant(
-        name="lease from the reply",
-        step="1: the lease begins with the time before the renewal",
-        edits=((NODE, "        self._page.renew(begun + int(", "        self._page.renew(self._clock() + int("),),
-        faults=("proxy late reply",),
-    ),
-    Mutant(
         name="renewal without the head",
         step="3: raise the page to the head, only then extend the lease",
         edits=(
@@ -111,7 +105,7 @@ MUTANTS: Final = (
                 "await self._changes_since(max(since, self._page.epoch - 1))",
             ),
         ),
-        faults=("proxy slow 60",),
+        faults=("link cut", "freeze authority"),
     ),
     Mutant(
         name="answer without the leases' end",
@@ -150,7 +144,12 @@ MUTANTS: Final = (
 JUDGEMENT: Final = "proxy/authority/consistency/judgement.py"
 _COMPLETE: Final = "    complete = state.remembered and state.n >= page\n"
 
-FENCES: Final = (
+SCRIPTED: Final = (
+    Mutant(
+        name="lease from the reply",
+        step="1: the lease begins with the time before the renewal",
+        edits=((NODE, "        self._page.renew(begun + int(", "        self._page.renew(self._clock() + int("),),
+    ),
     Mutant(
         name="fence by number only",
         step="2: the mark of the newest change that the node remembers",
@@ -170,7 +169,7 @@ FENCES: Final = (
         ),
     ),
 )
-"""Bugs that only another database in the place of the nodes' own shows (``failover``)."""
+"""Bugs that a run finds by luck only. Each is found by a scenario: ``scenarios.SCENARIOS``."""
 
 
 def patched(mutant: Mutant, directory: Path) -> Path:

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.history.checker import Outcome
-from tests.nemesis.client import Plan
 from tests.nemesis.faults import Maker
 from tests.nemesis.nemesis import Nemesis
 from tests.nemesis.node import Node
+from tests.nemesis.plan import Plan
 from tests.nemesis.record import Record
 from tests.nemesis.verdict import Event, Verdict, judge, percentile
 from tests.support.gateway import ROOT
-from tests.support.leaks import SECRETS
 from tests.support.process import wait_until
 
 END_SECONDS: Final = 150.0
@@ -247,8 +246,3 @@ def audit_log(node: Node) -> tuple[list[Event], str]:
     events = [json.loads(line) for line in exported.stdout.splitlines() if line.startswith("{")]
     verified = node.here("audit", "verify")
     return events, "" if verified.returncode == 0 else (verified.stderr or verified.stdout).strip()
-
-
-def remember_secrets(values: Sequence[str]) -> None:
-    """The tokens of a run, so that the end of the tests looks for them in the nodes' files."""
-    SECRETS.update(values)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nemesis import failover, mutants
+from tests.nemesis import failover, leases, mutants
+from tests.nemesis.scenarios import SCENARIOS
 
 SEED = 5
 
@@ -38,12 +39,11 @@ def test_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost(tmp_pat
     assert report.changed_before(promoted) and report.changed_after(promoted), report
 
 
-@pytest.mark.parametrize(
-    ("bug", "scenario"),
-    [("fence by number only", failover.overtaken_standby), ("no fence", failover.yesterdays_dump)],
-    ids=["fence by number only", "no fence"],
-)
-def test_a_seeded_bug_of_the_fence_is_found(bug: str, scenario: Callable[..., None], tmp_path: Path) -> None:
-    mutant = next(one for one in mutants.FENCES if one.name == bug)
+def test_a_late_answer_prolongs_no_lease(tmp_path: Path) -> None:
+    leases.late_reply(tmp_path)
+
+
+@pytest.mark.parametrize("mutant", mutants.SCRIPTED, ids=lambda mutant: mutant.name)
+def test_a_seeded_bug_of_fence_or_lease_is_found(mutant: mutants.Mutant, tmp_path: Path) -> None:
     with mutants.tree(mutant) as tree, pytest.raises(AssertionError, match=failover.ACCEPTED):
-        scenario(tmp_path, tree=tree)
+        SCENARIOS[mutant.name](tmp_path, tree=tree)

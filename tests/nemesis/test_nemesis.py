@@ -13,8 +13,8 @@ import pytest
 
 from tests.nemesis import mutants
 from tests.nemesis.__main__ import find
-from tests.nemesis.client import Plan
 from tests.nemesis.cluster import Cluster
+from tests.nemesis.plan import Plan
 from tests.nemesis.run import Options, Report, run
 
 SEED = 11
@@ -68,5 +68,5 @@ def test_a_seeded_bug_is_found(name: str, tmp_path: Path) -> None:
 
 
 def test_every_seeded_bug_fits_the_product(tmp_path: Path) -> None:
-    for number, mutant in enumerate((*mutants.MUTANTS, *mutants.FENCES)):
+    for number, mutant in enumerate((*mutants.MUTANTS, *mutants.SCRIPTED)):
         mutants.patched(mutant, tmp_path / str(number))

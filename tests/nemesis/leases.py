@@ -1,0 +1,69 @@
+"""A lease at its limits, step by step: what chance finds seldom, because several things must coincide."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.nemesis.cluster import Cluster
+from tests.nemesis.failover import ACCEPTED, OWNER, Watch
+from tests.support.gateway import ROOT
+from tests.support.process import wait_until
+
+HOLD_SECONDS: Final = 0.8
+"""How long an answer is held back: less than a node with a lease of two seconds waits for it."""
+DELIVERED_SECONDS: Final = 0.02
+AFTER_SECONDS: Final = 3.0
+"""How long a node is watched after the answer: longer than a lease that began with it."""
+
+
+def late_reply(directory: Path, *, tree: Path = ROOT, attempts: int = 2) -> None:
+    """The answer to a renewal is late, a token is revoked meanwhile, and the node is cut off when it has the answer.
+
+    The lease began when the renewal was sent. Were it timed from the answer, it would outlast the wait of the
+    revocation, and the node, which knows nothing of it, would accept the token.
+    """
+    with Cluster(directory, nodes=2, proxied=1, tree=tree) as cluster:
+        for number in range(attempts):
+            _attempt(cluster, number)
+            cluster.proxies[1].command("mend")
+            cluster.nodes[1].wait_ready()
+
+
+def _attempt(cluster: Cluster, number: int) -> None:
+    (sound, late), proxy = cluster.nodes, cluster.proxies[1]
+    owner = f"{number}-{OWNER}"
+    sound.add_user(owner, "editor")
+    token = sound.token(owner)
+    with Watch([late], [token]) as watch:
+        watch.until_all([late], token, 200, times=50)
+        proxy.command("notify off")
+        known = _renewals(cluster)
+        proxy.command("stall down")
+        answered: list[float] = []
+
+        def revoke() -> None:
+            with sound.control_socket() as control:
+                control.revoke(token)
+            answered.append(time.monotonic())
+
+        # Each node renews; the sound one alone can have done so without the other's being executed, too.
+        wait_until(lambda: all(count > known.get(node, 0) for node, count in _renewals(cluster).items()), "a renewal")
+        executed = time.monotonic()
+        revoking = threading.Thread(target=revoke, name="revoke")
+        revoking.start()
+        time.sleep(max(0.0, executed + HOLD_SECONDS - time.monotonic()))
+        proxy.command("release")
+        time.sleep(DELIVERED_SECONDS)
+        proxy.command("cut")
+        revoking.join()
+        time.sleep(AFTER_SECONDS)
+        assert answered, "the revocation was not acknowledged"
+        assert not watch.after(answered[0], token)[200], f"{ACCEPTED}: n{late.number}"
+
+
+def _renewals(cluster: Cluster) -> dict[str, int]:
+    rows = cluster.server.psql("SELECT id, renewals FROM nodes", cluster.database).splitlines()
+    return {row.partition("|")[0]: int(row.partition("|")[2]) for row in rows}
