@@ -33,6 +33,7 @@ from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Rows
 from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenRow, UserRow
 from proxy.store.tokens import usage
+from proxy.store.tokens.expiring import NoticeKey
 from proxy.store.tokens.queries import TokenListQuery, Within
 from proxy.store.tokens.usage import Use
 from proxy.store.upkeep import batches, chores
@@ -176,7 +177,9 @@ async def _tokens(rows: Any, recorder: Recorder) -> None:
     await rows.active_tokens.owners_above(1, NOW, 10)
     await rows.expiring_tokens.due(14, begin=NOW, end=NOW + 1, limit=10)
     await rows.expiring_tokens.count(begin=NOW, end=NOW + 1)
-    await rows.expiring_tokens.mark([(token, NOW, 1)])
+    notice = NoticeKey(token_id=token, expires_at=NOW, days=1)
+    await rows.expiring_tokens.mark([notice])
+    await rows.expiring_tokens.unsent([notice])
     for size in (1, 2, 8):
         await rows.grant_rows([token, ROW][:size] * (size // 2 or 1))
     await rows.idempotency.add("c", "k", request_hash="r", target_id="t", at=NOW)
