@@ -21,9 +21,9 @@ _COLUMNS: Final = {
     "up": "UP",
     "config": "CONFIG",
 }
-_NAME: Final = 14
+_NAME: Final = 12
 _ID: Final = 8
-_VERSION: Final = 10
+_VERSION: Final = 8
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "m"))
 _QUESTION: Final = (
     "This node refuses its store because it misses changes that the node has seen, or is another database.\n"

@@ -14,7 +14,7 @@ ACCEPT_SECONDS: Final = 90.0
 """An acceptance waits until every lease of at most 60 seconds is over."""
 
 
-class Node(ResponseModel):
+class StoreNode(ResponseModel):
     """A node of the store. `lease` is its length, `lease_seconds` the rest of it. `self`: the node that answers."""
 
     id: str
@@ -33,7 +33,7 @@ class Node(ResponseModel):
 class Nodes(Listing):
     """All nodes, the oldest first, on one page."""
 
-    items: list[Node]
+    items: list[StoreNode]
 
 
 class Accepted(ResponseModel):

@@ -30,6 +30,7 @@ NO_CLIENTS = {
 NEEDED = {"patgate token create": ["--user", "a@example.org", "--name", "ci"]}
 NEEDED["patgate token delete"] = ["abcdefghijkl"]
 NEEDED["patgate audit"] = []
+NEEDED["patgate nodes accept"] = ["--yes"]
 NEEDED["patgate key create"] = ["--org", "lab", "--name", "ci", "--role", "viewer"]
 NEEDED["patgate key attach"] = ["abcdefghijkl", "lab=things:read"]
 NEEDED["patgate store copy"] = ["--to", "postgresql://patgate@127.0.0.1:1/patgate"]

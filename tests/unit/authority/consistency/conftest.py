@@ -8,17 +8,21 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.services import derived_secrets
+from proxy.settings.sources.secret import decode_key
 from proxy.store.store import Store
 from tests.support.postgres import Postgres, name_of
+from tests.unit.authority.consistency.kit import SECRET_KEY
 
 
 @pytest.fixture(scope="session")
 def migrated_database(postgres: Postgres) -> str:
     """The name of a database that nothing but copies is made of."""
     url = postgres.create_database()
+    secret = decode_key(SECRET_KEY)
+    assert secret is not None
 
     async def migrate() -> None:
-        store = await Store.open(url, key_fingerprint=derived_secrets.fingerprint(b"k" * 64))
+        store = await Store.open(url, key_fingerprint=derived_secrets.fingerprint(secret))
         await store.close()
 
     asyncio.run(migrate())

@@ -22,9 +22,8 @@ from proxy.store.nodes.sessions import MemberPoll, NodeSession
 from tests.unit.authority.child import AuthorityProcess
 
 ACTOR = Actor(kind=ActorKind.SYSTEM, id="test", name="test")
+SECRET_KEY = "k" * 64
 LEASE = 1.0
-BOUND_ENDS = LEASE + 0.02
-"""Seconds after which a lease is over on every host."""
 
 
 def node_settings(data_dir: Path, url: str, **more: Any) -> Settings:
@@ -34,7 +33,7 @@ def node_settings(data_dir: Path, url: str, **more: Any) -> Settings:
         "brand": "acme",
         "data_dir": str(data_dir),
         "store": url,
-        "secret_key": "k" * 64,
+        "secret_key": SECRET_KEY,
         "lease": LEASE,
         "roles": {"editor": ["things:*"], "viewer": ["things:read"]},
         "argon2": {"memory": "64KiB", "iterations": 1},
@@ -57,13 +56,13 @@ class Page:
     def epoch(self) -> int:
         return self._view.epoch
 
-    @property
     def has_lease(self) -> bool:
+        """Whether a worker may decide from its cache now."""
         return self._view.lease_until_ns > boottime_ns()
 
     def may_serve_without(self, number: int) -> bool:
         """Whether a worker may now accept a token by a cache that lacks this change."""
-        return self.has_lease and self._view.epoch < number
+        return self.has_lease() and self._view.epoch < number
 
     def close(self) -> None:
         self._view.release()

@@ -77,3 +77,15 @@ def test_an_epoch_that_does_not_fit_is_refused_and_release_frees_the_mapping() -
     page.release()
     view.release()
     memory.close()
+
+
+def test_the_clock_for_expiry_is_never_behind_and_a_new_start_forgets_it() -> None:
+    view = memoryview(bytearray(PAGE_SIZE))
+    page = PageView.format(view, 1)
+    assert page.ahead == 0.0
+    page.set_ahead(2.5)
+    assert PageView(view).ahead == 2.5
+    for wrong in (-3.0, float("1e30")):
+        page.set_ahead(wrong)
+        assert page.ahead == (0.0 if wrong < 0 else pytest.approx(2**64 / 1e9))
+    assert PageView.format(view, 2).ahead == 0.0

@@ -18,6 +18,7 @@ from proxy.core.kinds import Kind
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.core.token import Minted
+from proxy.gateway.grants.expiry_clock import EXPIRY_CLOCK
 from tests.unit.gateway.kit import (
     TOKENS,
     Backend,
@@ -226,6 +227,21 @@ async def test_a_stream_ends_with_its_token_and_with_the_lease() -> None:
         await clients[1].reader.readuntil(b"tick\n")
         here.gateway.page[SLOT_LEASE] = 0
         assert await ended(asyncio.wait_for(clients[1].reader.read(-1), 1.0))
+
+
+async def test_streams_and_requests_end_by_the_clock_of_the_store_if_that_is_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world(endless) as here:
+        short = here.admit(expires_at=time.time() + 3600)
+        client = await here.gateway.client()
+        client.send(get("/v1/things/1", f"Authorization: Bearer {short.token}"))
+        await client.reader.readuntil(b"tick\n")
+        monkeypatch.setattr(EXPIRY_CLOCK, "ahead", 3600.0)
+        assert await ended(asyncio.wait_for(client.reader.read(-1), 20))
+        again = await here.gateway.client()
+        again.send(get("/v1/things/1", f"Authorization: Bearer {short.token}"))
+        assert (await again.reader.readline()).split()[1] == b"401"
 
 
 async def test_a_grant_with_a_running_stream_is_not_evicted_from_a_full_cache() -> None:
