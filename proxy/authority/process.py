@@ -30,6 +30,7 @@ from proxy.core.ipc.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
+from proxy.settings.store_urls import EMBEDDED, is_shared
 from proxy.store import dialects, grants
 
 CONTROL_SOCKET: Final = "control.sock"
@@ -110,7 +111,7 @@ async def serve(boot: Boot) -> None:
             beating.add_done_callback(defects.noted)
             stack.callback(beating.cancel)
             serve_control = await asyncio.to_thread(boot.load_control)
-            await asyncio.to_thread(prepare)
+            await asyncio.to_thread(prepare, boot.settings.store)
             control = _ControlSocket(authority, serve_control)
             stack.push_async_callback(control.close)
             await control.serve(unix)
@@ -175,9 +176,12 @@ async def offline(settings: Settings, load_control: LoadControl) -> AsyncIterato
         yield path
 
 
-def prepare() -> None:
-    """Do the slow preparations that need no store, before the first request. Not to be called in the event loop."""
-    grants.prepare(PREFIXES_AT_ONCE, dialects.embedded())
+def prepare(store: str = EMBEDDED) -> None:
+    """Do the slow preparations that need no store, before the first request. Not to be called in the event loop.
+
+    ``store`` is as in the settings, which a spare does not know yet.
+    """
+    grants.prepare(PREFIXES_AT_ONCE, dialects.of_url(store) if is_shared(store) else dialects.embedded())
 
 
 async def _until_stopped(stop: asyncio.Event, authority: Authority) -> None:

@@ -42,7 +42,7 @@ def _original(error: BaseException, driver: DriverErrors) -> Exception | None:
     while isinstance(found, BaseException) and id(found) not in seen:
         seen.add(id(found))
         if isinstance(found, (*driver.raised, sa.exc.TimeoutError)):
-            return found
+            return found  # type: ignore[return-value]
         found = found.__cause__
     return None
 

@@ -322,7 +322,7 @@ class Store:
         return await self._audit.outdated(before, now)
 
     async def trim_audit(self, through: int, limit: int, record: Occurred | None = None) -> int:
-        """Append ``record``, then remove the oldest events up to number ``through``, at most ``limit``.
+        """Remove the oldest events up to number ``through``, at most ``limit``, and append ``record`` about it.
 
         Returns how many were removed. No change row: no decision depends on the log. Raises Conflict if the chain is
         broken there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -207,7 +208,18 @@ async def opened(directory: Path, *, fingerprint: str = FINGERPRINT) -> AsyncIte
     async def remember(epoch: int, touched: Sequence[str]) -> None:
         kit.announced.append((epoch, tuple(touched)))
 
-    store.on_commit = remember
+    following, last = asyncio.Lock(), await store.epoch()
+
+    async def follow(number: int, _since: int) -> None:
+        # As the authority of a node does, which announces what it and others have changed.
+        nonlocal last
+        async with following:
+            if number > last:
+                changes = await store.changes_since(last)
+                last = changes.epoch
+                await store.on_commit(changes.epoch, changes.keys)
+
+    store.on_commit, store.known = remember, follow
     try:
         yield kit
     finally:

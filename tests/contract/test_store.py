@@ -63,6 +63,7 @@ async def test_a_change_is_numbered_and_announced_before_the_caller_continues(ki
     assert await kit.intact() == 2
 
 
+@ON_SQLITE
 async def test_an_announced_change_can_be_read(kit: Kit) -> None:
     seen: list[bool] = []
 
@@ -105,7 +106,13 @@ async def test_an_empty_change_takes_no_number(kit: Kit) -> None:
 
 async def test_concurrent_changes_get_numbers_without_gaps(kit: Kit) -> None:
     await asyncio.gather(*(_add(kit.store, number) for number in range(1, 31)))
-    assert [epoch for epoch, _ in kit.announced] == list(range(1, 31))
+    numbers = [epoch for epoch, _ in kit.announced]
+    if kit.store.shared:
+        # Several may be announced as one.
+        assert (numbers, numbers[-1]) == (sorted(set(numbers)), 30)
+    else:
+        assert numbers == list(range(1, 31))
+    assert {key for _, keys in kit.announced for key in keys} == {f"user:{number}" for number in range(1, 31)}
     assert await kit.intact() == 30
 
 
@@ -240,11 +247,13 @@ async def test_a_change_cancelled_at_any_step_is_whole_or_undone_and_announced(k
         task.cancel()
         await asyncio.wait([task])
         epoch = await kit.intact()
+        stored = await _has(kit.store, steps)
         assert [announced for announced, _ in kit.announced] == list(range(1, epoch + 1))
-        assert await _has(kit.store, steps) == (f"user:{steps}" in {key for _, keys in kit.announced for key in keys})
+        assert stored == (f"user:{steps}" in {key for _, keys in kit.announced for key in keys})
     await _add(kit.store, 1000)
 
 
+@ON_SQLITE
 async def test_a_commit_whose_announcement_failed_is_announced_before_the_next(kit: Kit) -> None:
     working = kit.store.on_commit
 

@@ -24,6 +24,8 @@ LONGEST: Final = (
     "tests/unit/cli/commands/test_serve.py",
     "tests/contract/test_crash_points.py",
     "tests/contract/test_disk.py",
+    "tests/unit/store/dialects/test_postgresql.py",
+    "tests/unit/store/dialects/test_postgresql_servers.py",
     "tests/e2e/test_reload.py",
     "tests/e2e/test_schemathesis.py",
     "tests/differential/test_paths.py",

@@ -144,7 +144,7 @@ class Postgres:
     """One server, with a database owner that is no superuser (``OWNER``). ``with`` starts and removes it.
 
     ``settings`` are added to postgresql.conf. With ``tls`` (certificate and key, PEM files) it offers TLS.
-    ``copy_of`` are the files of another server, as pg_basebackup writes them.
+    With ``copy_of`` it is a standby of that server, by streaming replication, until it is promoted.
     """
 
     def __init__(
@@ -201,11 +201,18 @@ class Postgres:
         self.configure()
 
     def _copy(self, other: Postgres) -> None:
-        where = f"host={other.directory} port={other.port} user={SUPERUSER} password={other.password}"
+        place = f"host={LOOPBACK} port={other.port} user={SUPERUSER} password={other.password}"
         finish(
-            [binary("pg_basebackup"), f"--pgdata={self.data}", f"--dbname={where}", "--checkpoint=fast", "--no-sync"]
+            [binary("pg_basebackup"), f"--pgdata={self.data}", f"--dbname={place}", "--checkpoint=fast", "--no-sync"]
         )
-        self.configure()
+        signal_file = self.data / "standby.signal"
+        signal_file.touch()
+        give(signal_file)
+        self.configure({"primary_conninfo": f"{place} application_name=standby"})
+
+    def promote(self) -> None:
+        """Make this standby a primary, and wait until it is one."""
+        assert self.psql("SELECT pg_promote()") == "t"
 
     def configure(self, settings: Mapping[str, str] | None = None) -> None:
         """Write postgresql.conf, with more settings; a running server needs a restart or ``reload`` to notice."""
@@ -233,6 +240,12 @@ class Postgres:
         return self._server is not None and self._server.poll() is None
 
     @property
+    def pid(self) -> int:
+        """The server's main process."""
+        assert self._server is not None
+        return self._server.pid
+
+    @property
     def pids(self) -> list[int]:
         """The server's main process and its children; none if it does not run."""
         return [] if self._server is None or not self.running else [self._server.pid, *children(self._server.pid)]
@@ -248,11 +261,12 @@ class Postgres:
             self.psql(f"CREATE ROLE {OWNER} LOGIN PASSWORD '{self.owner_password}'")
 
     def _is_ready(self) -> bool:
-        assert self._server is not None and self.running, f"PostgreSQL ended\n{self.tail()}"
-        # The last line of this file says "ready" once connections are accepted. A killed server leaves its own.
+        assert self.running, f"PostgreSQL ended\n{self.tail()}"
+        # The last line of this file says "ready" once connections are accepted.
         with suppress(FileNotFoundError):
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-            return [str(self._server.pid)] == lines[:1] and lines[-1].strip() in ("ready", "standby")
+            lines = (self.data / "postmaster.pid").read_text().split()
+            # The file may be that of a server that was killed.
+            return lines[:1] == [str(self.pid)] and lines[-1] in ("ready", "standby")
         return False
 
     def stop(self, mode: str = "fast") -> None:
@@ -305,10 +319,14 @@ class Postgres:
 
     def create_database(self, template: str = "template1") -> str:
         """A new database that ``OWNER`` owns: its address. ``template`` is the name of a database to copy."""
-        self._databases += 1
-        name = f"test_{os.getpid()}_{self._databases}"
+        name = self.new_name()
         self.psql(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE {template}")
         return self.url(name)
+
+    def new_name(self) -> str:
+        """A name that no database has yet."""
+        self._databases += 1
+        return f"test_{os.getpid()}_{self._databases}"
 
     def drop_database(self, url: str) -> None:
         """Drop a database, with every connection to it."""

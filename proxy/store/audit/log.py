@@ -112,14 +112,16 @@ class AuditLog:
             return await chain.outdated(connection, before, now)
 
     async def trim(self, through: int, limit: int, record: Occurred | None) -> int:
-        """Append ``record``, then remove the oldest events up to number ``through``, at most ``limit``.
+        """Remove the oldest events up to number ``through``, at most ``limit``, and append ``record`` about it.
 
-        Returns how many were removed. Raises Conflict if the chain is broken there.
+        Returns how many were removed. Nothing is done if another process has removed them already. Raises Conflict if
+        the chain is broken there.
         """
 
         async def work(connection: AsyncConnection) -> tuple[Appended | None, int]:
-            appended = None if record is None else await self.append(connection, (record,))
-            return appended, await chain.trim(connection, through, limit)
+            removed = await chain.trim(connection, through, limit)
+            events = () if record is None or not removed else (record,)
+            return await self.append(connection, events), removed
 
         appended, removed = await written(self._database, work)
         self.logged(appended)

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql import asyncpg as driver_dialect
@@ -31,7 +30,17 @@ from sqlalchemy.ext.compiler import compiles
 
 from proxy.core.errors import StoreUnavailable
 from proxy.store.dialects import postgresql_dsn, postgresql_pooler
-from proxy.store.dialects.postgresql_driver import Connection, Limits, Servers, cause, value_problem
+from proxy.store.dialects.postgresql_driver import (
+    FAILURES,
+    Connection,
+    Gone,
+    Limits,
+    Servers,
+    cause,
+    is_lost,
+    value_problem,
+    without_values,
+)
 from proxy.store.engine import Prepared, give_back, undisturbed
 from proxy.store.errors import DriverErrors, mapped
 from proxy.store.sql.expressions import DatabaseTime, History
@@ -54,11 +63,7 @@ _OPENING: Final = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "60s",
 }
-_ERRORS: Final = DriverErrors(
-    raised=(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError),
-    cause=cause,
-    value=value_problem,
-)
+_ERRORS: Final = DriverErrors(raised=FAILURES, cause=cause, value=value_problem)
 
 
 class _Float(driver_dialect.AsyncpgFloat):
@@ -92,6 +97,13 @@ class PostgresqlSql(driver_dialect.PGDialect_asyncpg):
     statement_compiler = _StatementCompiler
     type_compiler_cls = _TypeCompiler
     colspecs = {**driver_dialect.PGDialect_asyncpg.colspecs, sa.Float: _Float}  # noqa: RUF012
+
+    def initialize(self, connection: sa.Connection) -> None:
+        """Nothing is asked from the server: what SQLAlchemy uses here is the same in every supported version."""
+        self.server_version_info = (OLDEST,)
+        self.default_schema_name = "public"
+        self.default_isolation_level = "READ COMMITTED"
+        self._backslash_escapes = False
 
     def on_connect(self) -> None:
         """Nothing: the driver's own codecs do, and asking for others costs several round trips."""
@@ -140,7 +152,11 @@ def _engine(servers: Servers, *, size: int, isolation: str) -> AsyncEngine:
         if connection.driver_connection.is_closed():
             raise sa.exc.DisconnectionError("the server has closed it")
 
+    def on_error(context: Any) -> None:
+        without_values(context.original_exception)
+
     sa.event.listen(engine.sync_engine, "checkout", on_checkout)
+    sa.event.listen(engine.sync_engine, "handle_error", on_error)
     return engine
 
 
@@ -172,6 +188,7 @@ class PostgresqlDatabase:
         """Connects without a pooler, for what needs a session: renewals, acknowledgements and LISTEN."""
         # In front of the pools, which are slow and unfair if many callers wait.
         self._reading = asyncio.Semaphore(readers)
+        self._attempts = readers + 2
         self._writing = asyncio.Semaphore(writers)
         self._writer = _engine(self._servers, size=writers, isolation="READ COMMITTED")
         self._readers = _engine(self._servers, size=readers, isolation="REPEATABLE READ")
@@ -268,11 +285,11 @@ class PostgresqlDatabase:
         arguments = compiled.bind(values)
         with mapped(_ERRORS):
             async with self._reading:
-                try:
-                    found = await self._fetch(compiled.sql, arguments)
-                except _Gone:
-                    found = await self._fetch(compiled.sql, arguments)
-        return [compiled.decode(row) for row in found]
+                for _ in range(self._attempts):
+                    # After a restart every connection of the pool is gone, and the last to be borrowed is a new one.
+                    with suppress(Gone):
+                        return [compiled.decode(row) for row in await self._fetch(compiled.sql, arguments)]
+                return [compiled.decode(row) for row in await self._fetch(compiled.sql, arguments)]
 
     async def _fetch(self, sql: str, arguments: Sequence[object]) -> list[Any]:
         borrowed = await self._readers.raw_connection()
@@ -281,19 +298,16 @@ class PostgresqlDatabase:
             try:
                 found: list[Any] = await driver.fetch(sql, *arguments)
                 return found
-            except asyncpg.PostgresError as error:
-                if driver.is_closed():
-                    raise _Gone from error
+            except TimeoutError:
+                driver.terminate()
+                raise
+            except FAILURES as error:
+                without_values(error)
+                if is_lost(error, driver):
+                    raise Gone from error
                 raise
         finally:
             borrowed.close()
-
-
-class _Gone(StoreUnavailable):
-    """The server has closed a connection that was idle before, as a restart does."""
-
-    def __init__(self) -> None:
-        super().__init__("the store cannot be used now because the connection was lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,13 @@ _UNLIMITED: Final = 86_400.0
 _ROLLBACK_SECONDS: Final = 2.0
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
+_STOOD_STILL: Final = "25P03"
+_TERMINATED: Final = "57P01"
+_LOST: Final = "the connection was lost"
 _CAUSES: Final[Mapping[str, str]] = {
-    "08": "the connection was lost",
+    "08": _LOST,
     "25006": "it can only be read",
-    "25P03": "a transaction stood still for too long",
+    _STOOD_STILL: "a transaction stood still for too long",
     "28": "it refuses the user or the password",
     "3D": "there is no such database",
     "40": "another transaction was in the way",
@@ -51,7 +54,11 @@ _CAUSES: Final[Mapping[str, str]] = {
 }
 _OF_POOLERS: Final = (asyncpg.exceptions.ProtocolViolationError, asyncpg.exceptions.InvalidSQLStatementNameError)
 """A pooler refuses the parameters of a session, or runs a statement on a server that has not prepared it."""
+FAILURES: Final = (PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What the driver raises; a timeout is an OSError."""
 _VALUES: Final[Mapping[str, str]] = {
+    # The driver's own: a lone surrogate is not UTF-8, and a number may be too large.
+    "22000": "holds a character that the store cannot hold",
     "22001": "is longer than the store can hold",
     "22021": "holds a character that the store cannot hold",
     "22P05": "holds a character that the store cannot hold",
@@ -126,7 +133,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Close the connection; a server that does not answer is not waited for."""
-        with suppress(TimeoutError, OSError, PostgresError, asyncpg.InterfaceError):
+        with suppress(*FAILURES):
             await super().close(timeout=_ROLLBACK_SECONDS if timeout is None else timeout)
 
 
@@ -179,7 +186,7 @@ class Transaction:
             return
         try:
             await connection.execute("ROLLBACK", timeout=_ROLLBACK_SECONDS)
-        except (OSError, PostgresError, asyncpg.InterfaceError):
+        except FAILURES:
             connection.terminate()
 
 
@@ -190,8 +197,23 @@ def _retrieved(task: asyncio.Task[str]) -> None:
 
 def _is_refusal(error: PostgresError, connection: Connection) -> bool:
     """Whether the server itself has refused to commit, and so has rolled back (rule 2)."""
-    severity = getattr(error, "severity_en", None) or getattr(error, "severity", None)
-    return severity == "ERROR" and not (error.sqlstate or "08").startswith("08") and not connection.is_closed()
+    if error.sqlstate == _STOOD_STILL:
+        return True  # the server ended the session before it read the COMMIT
+    refused = _severity(error) == "ERROR" and not (error.sqlstate or "08").startswith("08")
+    return refused and not connection.is_closed()
+
+
+def is_lost(error: Exception, connection: Connection) -> bool:
+    """Whether an error ends the connection, which is closed then."""
+    # An error without a severity is the driver's, about a value.
+    if isinstance(error, PostgresError) and _severity(error) in ("ERROR", "") and not connection.is_closed():
+        return False
+    connection.terminate()
+    return True
+
+
+def _severity(error: PostgresError) -> str:
+    return getattr(error, "severity_en", None) or getattr(error, "severity", None) or ""
 
 
 def cause(error: Exception) -> str:
@@ -201,23 +223,37 @@ def cause(error: Exception) -> str:
     if isinstance(error, PostgresError):
         state = error.sqlstate or ""
         return _CAUSES.get(state) or _CAUSES.get(state[:2], "")
-    if isinstance(error, asyncpg.InterfaceError):
-        return _CAUSES["08"]
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return _LOST
     if isinstance(error, socket.gaierror):
         return "its host name is unknown"
     if isinstance(error, TimeoutError):
         return "it does not answer in time"
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
         return "no server listens there"
-    return _tls_cause(error) or (_CAUSES["08"] if isinstance(error, OSError) else "")
+    return _tls_cause(error) or (_LOST if isinstance(error, OSError) else "")
+
+
+class Gone(StoreUnavailable):
+    """The server has closed a connection, as a restart does to all of them; nothing is known of the statement."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the store cannot be used now because {_LOST}")
 
 
 def value_problem(error: Exception) -> str:
     """What is wrong with a value that the database cannot hold; "" for every other error."""
-    if isinstance(error, PostgresError):
-        return _VALUES.get(error.sqlstate or "", "")
-    # The driver's own: a lone surrogate is not UTF-8, and a number may be too large.
-    return _VALUES["22021"] if isinstance(error, asyncpg.exceptions.DataError) else ""
+    return _VALUES.get(error.sqlstate or "", "") if isinstance(error, PostgresError) else ""
+
+
+def without_values(error: BaseException | None) -> None:
+    """Remove from an error, and from what caused it, the part that repeats the values of a row."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, PostgresError):
+            error.detail = None
+        error = error.__cause__ or error.__context__
 
 
 def _tls_cause(error: Exception) -> str:
@@ -233,6 +269,8 @@ def _tls_cause(error: Exception) -> str:
 def unavailable(error: Exception) -> StoreUnavailable:
     """The error of the product for an error of the driver."""
     because = cause(error)
+    if because == _LOST or getattr(error, "sqlstate", None) == _TERMINATED:
+        return Gone()
     return StoreUnavailable(f"the store cannot be used now{f' because {because}' if because else ''}")
 
 
@@ -257,7 +295,7 @@ class Servers:
                 failure = unavailable(error)
                 if not (error.sqlstate or "").startswith(_NEXT_HOST):
                     raise failure from error
-            except (OSError, asyncpg.InterfaceError) as error:
+            except FAILURES as error:
                 failure = unavailable(error)
                 failure.__cause__ = error
             else:

@@ -223,7 +223,8 @@ class TokensTable:
 
     async def _move(self, listed_as: str, where: sa.ColumnElement[bool], target: str, limit: int) -> int:
         found = sa.select(_T.c.id).where(_T.c.listed_as == listed_as, where)
-        found = found.order_by(_T.c.expires_at, _T.c.id).limit(limit)
+        # A row that a change has locked stays for the next turn: neither may wait for the other.
+        found = found.order_by(_T.c.expires_at, _T.c.id).limit(limit).with_for_update(skip_locked=True)
         done = await self._connection.execute(_T.update().where(_T.c.id.in_(found)).values(listed_as=target))
         return done.rowcount
 

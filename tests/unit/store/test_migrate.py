@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from proxy.store import migrate, tables
-from tests.contract.kit import opened
+from tests.contract.kit import by_itself, opened
+from tests.support.dialects import ON_POSTGRESQL
 from tests.support.process import HANGS_SECONDS
 
 _START = """
@@ -28,7 +30,7 @@ async def main():
     await store.close()
 
 asyncio.run(main())
-print("alembic" in sys.modules, "sqlalchemy.dialects.postgresql" in sys.modules)
+print("alembic" in sys.modules, bool({"asyncpg", "sqlalchemy.dialects.postgresql"} & sys.modules.keys()))
 """
 
 
@@ -44,18 +46,36 @@ def test_every_script_is_a_known_revision_in_order() -> None:
     assert _scripts().get_heads() == [migrate.REVISIONS[-1]]
 
 
+@pytest.mark.usefixtures("dialect")
 async def test_a_migrated_store_has_exactly_the_tables_in_the_code(tmp_path: Path) -> None:
-    async with opened(tmp_path):
-        pass
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'patgate.db'}")
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, tables.metadata) == []
-        indexes = {
-            index["name"] for name in tables.metadata.tables for index in sa.inspect(connection).get_indexes(name)
-        }
-        assert indexes == {index.name for table in tables.metadata.tables.values() for index in table.indexes}
-    engine.dispose()
+    async with by_itself(tmp_path) as connection:
+        assert await connection.run_sync(_differences) == []
+        indexes = await connection.run_sync(_indexes)
+    expected = {index.name for table in tables.metadata.tables.values() for index in table.indexes}
+    assert {index["name"] for index in indexes if "duplicates_constraint" not in index} == expected
+
+
+def _differences(connection: sa.Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, tables.metadata))
+
+
+def _indexes(connection: sa.Connection) -> list[Any]:
+    inspector = sa.inspect(connection)
+    return [index for name in tables.metadata.tables for index in inspector.get_indexes(name)]
+
+
+@ON_POSTGRESQL
+async def test_partial_indexes_cover_the_same_rows_on_postgresql(tmp_path: Path, dialect: str) -> None:
+    async with by_itself(tmp_path) as connection:
+        found = await connection.exec_driver_sql(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+        )
+        made: dict[str, str] = {row["indexname"]: row["indexdef"] for row in found.mappings()}
+    for table in tables.metadata.tables.values():
+        for index in table.indexes:
+            assert ("WHERE" in made[str(index.name)]) == ("where" in index.info), index.name
+            assert ("UNIQUE" in made[str(index.name)]) == bool(index.unique), index.name
 
 
 @pytest.mark.parametrize("url", ["sqlite+aiosqlite://", "postgresql+asyncpg://"])

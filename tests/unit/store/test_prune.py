@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from proxy.store import feed
 from tests.contract.kit import ADMIN, START, Kit, opened
+
+pytestmark = pytest.mark.usefixtures("dialect")
 
 
 async def _changes(kit: Kit, count: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from proxy.core.kinds import Kind, Reach
@@ -19,6 +20,8 @@ from proxy.store.tokens.queries import TokenListQuery, Within
 from proxy.store.tokens.tokens import TokensTable
 from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
+
+pytestmark = pytest.mark.usefixtures("dialect")
 
 ORGS = ("org_a", "org_b")
 USERS = ("usr_a", "usr_b", "usr_gone")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import TokenStatus
 from proxy.store.records import TokenEntry, TokenRow
 from proxy.store.tokens.queries import TokenListQuery, Within
 from proxy.store.tokens.tokens import TokensTable
 from tests.contract.kit import ADMIN, START, opened
+
+pytestmark = pytest.mark.usefixtures("dialect")
 
 COUNT = 60
 
