@@ -265,8 +265,8 @@ class Postgres:
             return run_as([binary("postgres"), "-D", self.data], stdout=log, stderr=subprocess.STDOUT)
 
     def _is_ready(self) -> bool:
-        assert self._server is not None and self.running, f"PostgreSQL ended\n{self.tail()}"
-        # The last line of this file says "ready" once connections are accepted. A killed server leaves its own.
+        assert self.running, f"PostgreSQL ended\n{self.tail()}"
+        # The last line of this file says "ready" once connections are accepted.
         with suppress(FileNotFoundError):
             lines = (self.data / "postmaster.pid").read_text().split()
             # The file may be that of a server that was killed.
