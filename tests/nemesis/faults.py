@@ -18,6 +18,8 @@ from tests.support.faulty_proxy import FaultyProxy
 from tests.support.netns import Host
 
 LEASE_SECONDS: Final = 2.0
+DELIVERED_SECONDS: Final = 0.05
+"""How long it takes, at most, until a node has what the proxy has passed on."""
 
 
 class Fault(ABC):
@@ -164,9 +166,10 @@ class LateReply(Fault):
         self._proxy.command("notify off")
         self._proxy.command("stall down")
         time.sleep(self._hold)
-        self._proxy.command("release")
-        # What is in the proxy's buffers is delivered meanwhile; the node's next statement is not answered in time.
-        time.sleep(0.005)
+        # What the node says next is not answered any more.
+        self._proxy.command("stall up")
+        self._proxy.command("release down")
+        time.sleep(DELIVERED_SECONDS)
         self._proxy.command("cut")
 
     def end(self) -> None:

@@ -9,12 +9,12 @@ from typing import Final
 
 from tests.nemesis.cluster import Cluster
 from tests.nemesis.failover import ACCEPTED, OWNER, Watch
+from tests.nemesis.faults import DELIVERED_SECONDS
 from tests.support.gateway import ROOT
 from tests.support.process import wait_until
 
-HOLD_SECONDS: Final = 0.8
+HOLD_SECONDS: Final = 0.6
 """How long an answer is held back: less than a node with a lease of two seconds waits for it."""
-DELIVERED_SECONDS: Final = 0.02
 AFTER_SECONDS: Final = 3.0
 """How long a node is watched after the answer: longer than a lease that began with it."""
 
@@ -55,7 +55,9 @@ def _attempt(cluster: Cluster, number: int) -> None:
         revoking = threading.Thread(target=revoke, name="revoke")
         revoking.start()
         time.sleep(max(0.0, executed + HOLD_SECONDS - time.monotonic()))
-        proxy.command("release")
+        # What the node says next, such as a question for the newest change, is not answered any more.
+        proxy.command("stall up")
+        proxy.command("release down")
         time.sleep(DELIVERED_SECONDS)
         proxy.command("cut")
         revoking.join()

@@ -268,24 +268,24 @@ class _Proxy:
                 self._flow(direction, False)
             case ["slow", milliseconds]:
                 faults.slow = int(milliseconds) / 1e3
-            case ["release"]:
-                self._release()
+            case ["release", "up" | "down" as direction]:
+                self._release(direction)
             case ["notify", "on" | "off" as how]:
                 faults.notify = how == "on"
             case ["doubt", "on" | "off" as how]:
                 faults.doubt = how == "on"
             case ["mend"]:
                 faults.cut, faults.notify, faults.doubt, faults.slow = False, True, False, 0.0
-                self._release()
+                for each in list(faults.stalled):
+                    self._release(each)
             case ["report"]:
                 pass
             case _:
                 raise ValueError(command)
 
-    def _release(self) -> None:
-        for direction in list(self.faults.stalled):
-            self.faults.stalled.discard(direction)
-            self._flow(direction, True)
+    def _release(self, direction: str) -> None:
+        self.faults.stalled.discard(direction)
+        self._flow(direction, True)
 
     def drop(self) -> None:
         for pair in list(self.pairs):
