@@ -18,7 +18,7 @@ from bench.scaling import statements
 from bench.scaling.dataset import Dataset
 from bench.scaling.postgres import Server
 from bench.scaling.probe import LEASE, Revoker, Session, add_nodes, connect, node_ids
-from proxy.store.nodes import statements as nodes
+from proxy.store.dialects import postgresql_nodes as nodes
 from proxy.store.nodes.history import ACCEPTANCES
 
 POLL_SECONDS: Final = 0.002

@@ -40,7 +40,7 @@ from bench.scaling.probe import (
     private_bytes,
 )
 from bench.system import machine
-from proxy.store.nodes import statements as nodes
+from proxy.store.dialects import postgresql_nodes as nodes
 from proxy.store.nodes.history import ACCEPTANCES
 
 _DATABASE: Final = "postgres"

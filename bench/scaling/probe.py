@@ -24,7 +24,7 @@ from bench.scaling import statements
 from bench.scaling.dataset import Dataset
 from bench.scaling.postgres import USER, Server
 from bench.system.cpu_time import cpu_ns
-from proxy.store.nodes import statements as nodes
+from proxy.store.dialects import postgresql_nodes as nodes
 
 LEASE: Final = 2.0
 WARM_UP: Final = 20

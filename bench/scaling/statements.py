@@ -1,4 +1,4 @@
-"""The statements that the measurements send beside those of ``store.nodes.statements``, and the schema.
+"""The statements that the measurements send beside those of ``store.dialects.postgresql_nodes``, and the schema.
 
 Those that the store builds with SQLAlchemy (reading the feed, locking the head, resolving grants) are taken from it and
 compiled; those of a change and of a batch have the shape of the store's. They are sent through asyncpg, prepared once

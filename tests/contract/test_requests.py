@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from proxy.core.errors import StoreUnavailable
+from proxy.core.errors import Invalid
 from proxy.store import tables
 from proxy.store.audit import reports
 from proxy.store.audit.chain import Event
@@ -244,7 +244,7 @@ async def test_the_next_batch_is_stored_and_the_one_before_it_is_not_any_more(ki
 
 async def test_a_batch_that_failed_is_stored_when_it_is_repeated(kit: Kit) -> None:
     batch = Batches().current
-    with pytest.raises((OverflowError, StoreUnavailable)):
+    with pytest.raises((OverflowError, Invalid)):
         await kit.store.add_uses([Use(token_id=ONE, count=2**80, at=20.0, ip="::1")], batch)
     await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")], batch)
     assert (await usage(kit))[ONE][2] == 3

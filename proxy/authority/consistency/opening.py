@@ -13,8 +13,8 @@ from proxy.authority.workers.broadcast import Broadcast
 from proxy.services.nodes import NodeView
 from proxy.settings.fingerprint import config_hash
 from proxy.settings.model import Settings
+from proxy.store import dialects
 from proxy.store.migrate import REVISIONS
-from proxy.store.nodes.connecting import sessions
 from proxy.store.nodes.records import NodeRow
 from proxy.store.store import Store
 
@@ -66,7 +66,7 @@ async def open_membership(
         store,
         page,
         broadcast,
-        sessions(settings.session_address(), lease=settings.lease, listen=listen),
+        dialects.node_sessions(settings.session_address(), lease=settings.lease, listen=listen),
         row,
         settings.data_dir,
         listen=listen,

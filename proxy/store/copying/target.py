@@ -20,10 +20,10 @@ from proxy.store import migrate, store_info, tables
 from proxy.store.copying.columns import COPIED
 from proxy.store.copying.source import BATCH, Row
 from proxy.store.dialects.postgresql import POSTGRESQL, PostgresqlDatabase
-from proxy.store.dialects.postgresql_driver import Connection, Limits
+from proxy.store.dialects.postgresql_driver import PostgresqlConnection, PostgresqlLimits
 
 _DAY: Final = 86_400.0
-_LIMITS: Final = Limits(statement=_DAY, idle=0.0, commit=600.0, network=30.0)
+_LIMITS: Final = PostgresqlLimits(statement=_DAY, idle=0.0, commit=600.0, network=30.0)
 """No statement of a large copy ends early, and the transaction may stand still while rows are read. 0: no limit."""
 _LOCAL: Final = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
@@ -36,7 +36,7 @@ _RELATIONS: Final = """
 class PostgresqlTarget:
     """The database at ``url``. Errors are StoreUnavailable, without a password."""
 
-    def __init__(self, url: str, *, limits: Limits | None = None) -> None:
+    def __init__(self, url: str, *, limits: PostgresqlLimits | None = None) -> None:
         durable = limits is None or limits.durable
         self._database = PostgresqlDatabase(url, readers=1, writers=1, limits=replace(_LIMITS, durable=durable))
 
@@ -62,7 +62,7 @@ class PostgresqlTarget:
             for name, value in _LOCAL.items():
                 await connection.exec_driver_sql(f"SET LOCAL {name} = '{value}'")
             raw = await connection.get_raw_connection()
-            yield Copying(self._database, connection, cast("Connection", raw.driver_connection))
+            yield Copying(self._database, connection, cast("PostgresqlConnection", raw.driver_connection))
 
     async def has(self, store_id: str) -> bool:
         """Whether this store is in it, after a commit whose outcome is unknown."""
@@ -75,7 +75,7 @@ class PostgresqlTarget:
 class Copying:
     """The transaction of a copy."""
 
-    def __init__(self, database: PostgresqlDatabase, connection: AsyncConnection, driver: Connection) -> None:
+    def __init__(self, database: PostgresqlDatabase, connection: AsyncConnection, driver: PostgresqlConnection) -> None:
         self._database = database
         self.connection = connection
         self._driver = driver

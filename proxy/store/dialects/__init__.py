@@ -1,7 +1,8 @@
 """The databases that can hold a store, one module each, with everything that only that database can do.
 
 The rest of the store is written once, against ``dialect.Dialect`` and ``dialect.Database``. The scheme of the store's
-URL chooses the dialect, in ``DIALECTS``. This module itself imports no database library.
+URL chooses the dialect, in ``DIALECTS``. This module itself imports no database library. ``store.copying`` alone knows
+two databases: it copies from the one into the other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from proxy.store.dialects.dialect import Dialect
+    from proxy.store.nodes.sessions import MemberPoll, NodeSession
 
 
 def _sqlite() -> Dialect:
@@ -58,3 +60,16 @@ def of_connection(connection: AsyncConnection) -> Dialect:
 def embedded() -> Dialect:
     """The dialect of the store in the data directory."""
     return _sqlite()
+
+
+def node_sessions(url: str, *, lease: float, listen: bool) -> tuple[NodeSession, MemberPoll]:
+    """The two sessions for a node with a lease of ``lease`` seconds; nothing is connected yet.
+
+    ``listen`` is false for a database without LISTEN and NOTIFY. Raises StoreUnavailable for an address of a database
+    that several nodes cannot share.
+    """
+    if not url.startswith("postgres"):
+        raise StoreUnavailable("several nodes can share a store in PostgreSQL only")
+    from proxy.store.dialects.postgresql_session import PostgresqlPoll, PostgresqlSession
+
+    return PostgresqlSession(url, lease=lease, listen=listen), PostgresqlPoll(url, lease=lease)

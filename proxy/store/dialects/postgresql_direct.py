@@ -25,9 +25,9 @@ import asyncpg
 
 from proxy.core.errors import StoreUnavailable
 from proxy.observe.logs import get_logger
-from proxy.store.dialects.postgresql_driver import Connection, Limits, Servers, unavailable
+from proxy.store.dialects import postgresql_nodes as statements
+from proxy.store.dialects.postgresql_driver import PostgresqlConnection, PostgresqlLimits, Servers, unavailable
 from proxy.store.dialects.postgresql_dsn import PostgresqlAddress
-from proxy.store.nodes import statements
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
@@ -62,8 +62,8 @@ class DirectConnection:
         *,
         name: str,
         seconds: float,
-        limits: Limits,
-        opened: Callable[[Connection], Awaitable[None]] | None = None,
+        limits: PostgresqlLimits,
+        opened: Callable[[PostgresqlConnection], Awaitable[None]] | None = None,
     ) -> None:
         """Connect to ``address`` as application ``name``; each statement may take ``seconds``."""
         hosts = max(1, len(address.hosts))
@@ -73,11 +73,11 @@ class DirectConnection:
         self._seconds = seconds
         self._opened = opened
         self._lock = asyncio.Lock()
-        self._open: tuple[Connection, ConnectedServer] | None = None
+        self._open: tuple[PostgresqlConnection, ConnectedServer] | None = None
         self._closed = False
         self._unidentified = False
 
-    async def run(self, work: Callable[[Connection, ConnectedServer], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[PostgresqlConnection, ConnectedServer], Awaitable[T]]) -> T:
         """Run the statements of ``work``, connecting first if needed. Raises StoreUnavailable."""
         async with self._lock:
             connection, server = await self._connected()
@@ -108,7 +108,7 @@ class DirectConnection:
             # Not close(): it would wait for a server that may not answer.
             connection.terminate()
 
-    async def _connected(self) -> tuple[Connection, ConnectedServer]:
+    async def _connected(self) -> tuple[PostgresqlConnection, ConnectedServer]:
         if self._closed:
             raise StoreUnavailable("the connection to the store is closed")
         if self._open is not None and self._open[0].is_closed():
@@ -117,9 +117,9 @@ class DirectConnection:
             self._open = await self._first_connection()
         return self._open
 
-    async def _first_connection(self) -> tuple[Connection, ConnectedServer]:
+    async def _first_connection(self) -> tuple[PostgresqlConnection, ConnectedServer]:
         """Make attempts, overlapping (rule 3), until one succeeds or one fails."""
-        attempts: set[asyncio.Task[tuple[Connection, ConnectedServer]]] = set()
+        attempts: set[asyncio.Task[tuple[PostgresqlConnection, ConnectedServer]]] = set()
         deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
         try:
             while True:
@@ -136,8 +136,8 @@ class DirectConnection:
                 if isinstance(late, tuple):
                     late[0].terminate()
 
-    async def _attempt(self, deadline: float) -> tuple[Connection, ConnectedServer]:
-        connection: Connection | None = None
+    async def _attempt(self, deadline: float) -> tuple[PostgresqlConnection, ConnectedServer]:
+        connection: PostgresqlConnection | None = None
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._servers.connect(default_transaction_isolation="read committed")
@@ -154,7 +154,7 @@ class DirectConnection:
                 connection.terminate()
             raise
 
-    async def _identify(self, connection: Connection) -> ConnectedServer:
+    async def _identify(self, connection: PostgresqlConnection) -> ConnectedServer:
         row = await connection.fetchrow(statements.SERVER)
         if row is None or row["pid"] != connection.get_server_pid():
             raise StoreUnavailable(

@@ -58,7 +58,7 @@ FAILURES: Final = (PostgresError, asyncpg.InterfaceError, asyncpg.InternalClient
 """What the driver raises; a timeout is an OSError."""
 _VALUES: Final[Mapping[str, str]] = {
     # The driver's own: a lone surrogate is not UTF-8, and a number may be too large.
-    "22000": "holds a character that the store cannot hold",
+    "22000": "holds a character or a number that the store cannot hold",
     "22001": "is longer than the store can hold",
     "22021": "holds a character that the store cannot hold",
     "22P05": "holds a character that the store cannot hold",
@@ -353,8 +353,3 @@ def keep_alive(transport: asyncio.Transport, seconds: float) -> None:
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
-
-
-# The names under which other modules know them.
-Connection = PostgresqlConnection
-Limits = PostgresqlLimits

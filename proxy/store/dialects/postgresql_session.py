@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.core.errors import StoreUnavailable
+from proxy.store.dialects import postgresql_nodes as statements
 from proxy.store.dialects.postgresql_direct import ConnectedServer, DirectConnection, Record
-from proxy.store.dialects.postgresql_driver import Connection, Limits
+from proxy.store.dialects.postgresql_driver import PostgresqlConnection, PostgresqlLimits
 from proxy.store.dialects.postgresql_dsn import parse
-from proxy.store.nodes import history, statements
+from proxy.store.nodes import history
 from proxy.store.nodes.records import (
     PROTOCOL,
     FeedHead,
@@ -30,7 +31,7 @@ from proxy.store.nodes.records import (
 
 SHORTEST: Final = 0.25
 LONGEST: Final = 2.0
-LIMITS: Final = Limits()
+LIMITS: Final = PostgresqlLimits()
 
 
 def statement_seconds(lease: float) -> float:
@@ -45,7 +46,7 @@ def _nothing() -> None:
 class PostgresqlSession:
     """``NodeSession``: renewal, LISTEN and acknowledgement on one connection, so that a dead one is noticed."""
 
-    def __init__(self, url: str, *, lease: float, listen: bool, limits: Limits = LIMITS) -> None:
+    def __init__(self, url: str, *, lease: float, listen: bool, limits: PostgresqlLimits = LIMITS) -> None:
         """``listen`` is false for a database without LISTEN and NOTIFY. Raises StoreUnavailable for a wrong URL."""
         self.on_notify: Callable[[], None] = _nothing
         self._listen = listen
@@ -53,7 +54,7 @@ class PostgresqlSession:
             parse(url), name="patgate session", seconds=statement_seconds(lease), limits=limits, opened=self._opened
         )
 
-    async def _opened(self, connection: Connection) -> None:
+    async def _opened(self, connection: PostgresqlConnection) -> None:
         if self._listen:
             await connection.add_listener(statements.CHANNEL, self._heard)
         # What was notified before this connection is not heard.
@@ -65,7 +66,7 @@ class PostgresqlSession:
     async def join(self, row: NodeRow, first: int) -> None:
         """``NodeSession.join``."""
 
-        async def work(connection: Connection, _server: ConnectedServer) -> None:
+        async def work(connection: PostgresqlConnection, _server: ConnectedServer) -> None:
             await connection.execute(
                 statements.JOIN,
                 row.id,
@@ -84,7 +85,7 @@ class PostgresqlSession:
     async def renew(self, node: str, remembered: Remembered | None) -> StoreState:
         """``NodeSession.renew``."""
 
-        async def work(connection: Connection, server: ConnectedServer) -> StoreState:
+        async def work(connection: PostgresqlConnection, server: ConnectedServer) -> StoreState:
             known, mark = (0, None) if remembered is None else (remembered.n, remembered.mark)
             row = _one(await connection.fetchrow(statements.RENEW, node, known, mark, history.ACCEPTANCES))
             return StoreState(
@@ -104,7 +105,7 @@ class PostgresqlSession:
     async def head(self) -> FeedHead:
         """``NodeSession.head``."""
 
-        async def work(connection: Connection, server: ConnectedServer) -> FeedHead:
+        async def work(connection: PostgresqlConnection, server: ConnectedServer) -> FeedHead:
             row = _one(await connection.fetchrow(statements.HEAD))
             return FeedHead(
                 n=row["n"], bound=row["lease_bound"], history=server.history(row["timeline"], row["relation"])
@@ -115,7 +116,7 @@ class PostgresqlSession:
     async def acknowledge(self, node: str, applied: int) -> None:
         """``NodeSession.acknowledge``."""
 
-        async def work(connection: Connection, _server: ConnectedServer) -> None:
+        async def work(connection: PostgresqlConnection, _server: ConnectedServer) -> None:
             await connection.execute(statements.ACKNOWLEDGE, node, applied)
 
         await self._direct.run(work)
@@ -123,7 +124,7 @@ class PostgresqlSession:
     async def leave(self, nodes: Sequence[str]) -> None:
         """``NodeSession.leave``."""
 
-        async def work(connection: Connection, _server: ConnectedServer) -> None:
+        async def work(connection: PostgresqlConnection, _server: ConnectedServer) -> None:
             await connection.execute(statements.LEAVE, list(nodes))
 
         await self._direct.run(work)
@@ -136,7 +137,7 @@ class PostgresqlSession:
 class PostgresqlPoll:
     """``MemberPoll``."""
 
-    def __init__(self, url: str, *, lease: float, limits: Limits = LIMITS) -> None:
+    def __init__(self, url: str, *, lease: float, limits: PostgresqlLimits = LIMITS) -> None:
         """Raises StoreUnavailable for a wrong URL."""
         self._direct = DirectConnection(
             parse(url), name="patgate poll", seconds=statement_seconds(lease), limits=limits
@@ -145,7 +146,7 @@ class PostgresqlPoll:
     async def poll(self) -> Poll:
         """``MemberPoll.poll``."""
 
-        async def work(connection: Connection, server: ConnectedServer) -> Poll:
+        async def work(connection: PostgresqlConnection, server: ConnectedServer) -> Poll:
             rows = await connection.fetch(statements.POLL)
             head = _one(rows[0] if rows else None)
             return Poll(
@@ -163,7 +164,7 @@ class PostgresqlPoll:
     async def reap(self, node: str, renewals: int) -> None:
         """``MemberPoll.reap``."""
 
-        async def work(connection: Connection, _server: ConnectedServer) -> None:
+        async def work(connection: PostgresqlConnection, _server: ConnectedServer) -> None:
             await connection.execute(statements.REAP, node, renewals)
 
         await self._direct.run(work)
@@ -171,7 +172,7 @@ class PostgresqlPoll:
     async def describe(self, node: str, config_hash: str, lease: float) -> None:
         """``MemberPoll.describe``."""
 
-        async def work(connection: Connection, _server: ConnectedServer) -> None:
+        async def work(connection: PostgresqlConnection, _server: ConnectedServer) -> None:
             await connection.execute(statements.DESCRIBE, node, config_hash, lease)
 
         await self._direct.run(work)
@@ -179,7 +180,7 @@ class PostgresqlPoll:
     async def nodes(self) -> list[ListedNode]:
         """``MemberPoll.nodes``."""
 
-        async def work(connection: Connection, _server: ConnectedServer) -> list[ListedNode]:
+        async def work(connection: PostgresqlConnection, _server: ConnectedServer) -> list[ListedNode]:
             return [
                 ListedNode(
                     row=NodeRow(

@@ -284,6 +284,8 @@ async def _people(rows: Any, recorder: Recorder) -> None:
     await rows.roles.all()
     await rows.roles.set("new", [], NOW)
     await rows.roles.set_from_config("new", [], NOW)
+    await rows.roles.record_applied("h", 1, NOW)
+    await rows.roles.applied()
     await rows.roles.delete("new")
 
 

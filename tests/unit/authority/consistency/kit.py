@@ -16,7 +16,7 @@ from proxy.core.ipc.clock import boottime_ns
 from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 from proxy.core.model import Actor, ActorKind
 from proxy.settings.model import Settings
-from proxy.store.nodes.connecting import sessions
+from proxy.store import dialects
 from proxy.store.nodes.records import NodeRow
 from proxy.store.nodes.sessions import MemberPoll, NodeSession
 from tests.unit.authority.child import AuthorityProcess
@@ -97,7 +97,7 @@ def frozen(process: AuthorityProcess) -> Iterator[None]:
 
 
 def sessions_of(url: str) -> tuple[NodeSession, MemberPoll]:
-    return sessions(url, lease=LEASE, listen=True)
+    return dialects.node_sessions(url, lease=LEASE, listen=True)
 
 
 def row(id_: str, *, lease: float = LEASE) -> NodeRow:

@@ -86,6 +86,8 @@ async def test_a_fenced_node_believes_no_token_of_the_store_that_it_refuses(
         created = await a.services.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
         assert await a.verify(created.value, prove=True) is not None
         assert a.metrics().gauge(metrics.STORE_FENCED) == 0
+        last = await a._store.epoch()
+        await until(lambda: _remembered(a) == last)
         # Another change with the number of the last one: as after a failover to a standby without it.
         postgres.psql("UPDATE change_head SET mark = '\\x00'", store_url)
         postgres.psql("UPDATE changes SET mark = '\\x00' WHERE epoch = (SELECT max(epoch) FROM changes)", store_url)
@@ -97,3 +99,9 @@ async def test_a_fenced_node_believes_no_token_of_the_store_that_it_refuses(
         await a.services.nodes.accept(ACTOR)
         assert await a.verify(created.value, prove=True) is not None
         assert a.metrics().gauge(metrics.STORE_FENCED) == 0
+
+
+def _remembered(authority: Authority) -> int:
+    """The number of the change that the node remembers, which a renewal reads."""
+    memory = None if authority._membership is None else authority._membership._node._memory
+    return 0 if memory is None else memory.n

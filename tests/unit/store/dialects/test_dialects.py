@@ -18,7 +18,9 @@ from proxy.store.sql.planner import unindexed
 from proxy.store.store import Store
 
 STORE = Path(proxy.store.__file__).parent
-NEUTRAL = [path for path in STORE.rglob("*.py") if not {"dialects", "migrations"} & set(path.relative_to(STORE).parts)]
+# ``copying`` copies from one particular database into another.
+OWN_ROOMS = {"copying", "dialects", "migrations"}
+NEUTRAL = [path for path in STORE.rglob("*.py") if not OWN_ROOMS & set(path.relative_to(STORE).parts)]
 LIBRARIES = ("sqlite3", "aiosqlite", "asyncpg", "sqlalchemy.dialects")
 OWN_WORDS = re.compile(r"\bpragma\b|sqlite_|pg_|\browid\b", re.IGNORECASE)
 
