@@ -18,8 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import Conflict, InDoubt, NotFound, StoreUnavailable
 from proxy.core.ipc.clock import boottime_ns
 from proxy.store import shared_recording, tables
-from proxy.store.audit.chain import LOG_ID, RETAIN, Event, Occurred
-from proxy.store.audit.request_events import RequestEvent
 from proxy.store.dialects import postgresql
 from proxy.store.dialects.postgresql import PostgresqlDialect
 from proxy.store.store import Store
@@ -27,6 +25,7 @@ from proxy.store.tokens.usage import Use
 from proxy.store.upkeep.batches import Batches
 from proxy.store.upkeep.writing import written
 from tests.contract.kit import ADMIN, FINGERPRINT, by_itself, opened
+from tests.contract.writers import add, request, writers
 from tests.support import stores
 from tests.support.dialects import ON_POSTGRESQL, PATIENT
 from tests.support.postgres import Postgres
@@ -36,30 +35,6 @@ from tests.unit.authority.waiting import until
 pytestmark = ON_POSTGRESQL
 
 ANN = "ann@example.org"
-
-
-@asynccontextmanager
-async def writers(directory: Path, count: int = 2) -> AsyncIterator[list[Store]]:
-    """Several stores over one database."""
-    made: list[Store] = []
-    try:
-        for _ in range(count):
-            made.append(await Store.open(stores.address_of(directory), key_fingerprint=FINGERPRINT))
-        yield made
-    finally:
-        for store in made:
-            await store.close()
-
-
-async def add(store: Store, key: str) -> None:
-    async with store.change(ADMIN) as change:
-        change.touched(key)
-        change.audit("test.change", target_kind="test", target_id=key)
-
-
-def request(number: int) -> RequestEvent:
-    event = Event(action="request.read", target_kind="route", target_id="t", decision_id=f"d{number}")
-    return RequestEvent(event=event, prefix="", proven=False, at=float(number))
 
 
 async def scalar(directory: Path, query: sa.Select[tuple[object]]) -> object:
@@ -437,74 +412,3 @@ async def test_a_batch_in_doubt_is_stored_once_also_while_its_first_attempt_is_b
             assert not again.done()
         await again
         assert (await kit.tokens.show(ADMIN, token)).use_count == 7
-
-
-async def test_request_events_of_several_writers_are_one_chain_with_the_changes(tmp_path: Path) -> None:
-    async with writers(tmp_path) as (one, two):
-        await asyncio.gather(
-            *(store.append_requests([request(number), request(number)]) for number in range(6) for store in (one, two)),
-            *(add(store, f"{number}") for number in range(4) for store in (one, two)),
-        )
-        for store in (one, two):
-            checked = await store.verify_audit()
-            assert (checked.problem, checked.events) == (None, 24 + 8)
-            assert await store.audit_tail_problem() is None
-        assert one.audit_head.n == two.audit_head.n == 32, "each remembers the newest one that anybody has written"
-
-
-@pytest.mark.parametrize("found_by", ["an append", "a look at the end"])
-async def test_an_event_that_was_replaced_is_found_although_others_have_appended(tmp_path: Path, found_by: str) -> None:
-    async with writers(tmp_path) as (one, two):
-        await add(one, "a")
-        await one.append_requests([request(1)])
-        lost = one.audit_head
-        async with by_itself(tmp_path) as connection:
-            # The chain ends after the first event, as if the second had never been.
-            log, chain = tables.audit_events, tables.audit_chain
-            await connection.execute(log.delete().where(log.c.n == lost.n))
-            first = (await connection.execute(sa.select(log.c.n, log.c.hash))).one()
-            await connection.execute(chain.update().values(head_n=first.n, head_hash=first.hash))
-        async with writers(tmp_path, 1) as (three,):
-            # A node that starts now knows nothing of it.
-            await three.append_requests([request(2), request(3)])
-            assert await three.audit_tail_problem() is None
-        if found_by == "an append":
-            await one.append_requests([request(4)])
-            assert one.audit_head.n == 4
-        assert await one.audit_tail_problem() == "event 2 is another than the one that this process wrote"
-        assert (await one.verify_audit()).problem == "event 2 is another than the one that this process wrote"
-        assert await two.audit_tail_problem() is None
-        await one.begin_history()
-        assert await one.audit_tail_problem() is None, "an operator has accepted it"
-
-
-async def test_retention_on_two_nodes_removes_and_records_once(tmp_path: Path) -> None:
-    async with writers(tmp_path) as (one, two):
-        await asyncio.gather(*(one.append_requests([request(number)]) for number in range(1, 5)))
-        assert (await one.outdated_audit(100.0, 100.0)).events == 4
-        retain = Occurred(
-            event=Event(action=RETAIN, target_kind="log", target_id=LOG_ID, details={"through": 3, "change": 0}),
-            actor=("system", "", ""),
-            at=100.0,
-        )
-        removed = await asyncio.gather(*(store.trim_audit(3, 100, retain) for store in (one, two)))
-        assert sorted(removed) == [0, 3]
-        for store in (one, two):
-            checked = await store.verify_audit()
-            assert (checked.problem, checked.events, checked.head.n) == (None, 2, 5), "one event says what was removed"
-            assert await store.audit_tail_problem() is None
-
-
-async def test_a_task_is_one_nodes_until_its_claim_ends(tmp_path: Path) -> None:
-    async with writers(tmp_path) as (one, two):
-        claims = await asyncio.gather(
-            *(store.claim(("a", "b"), node, 60.0) for store, node in ((one, "1"), (two, "2")) for _ in range(3))
-        )
-        assert sorted(map(len, claims)) == [0, 0, 0, 2, 2, 2], "one has both, and keeps them"
-        winner, loser = ("1", "2") if claims[0] else ("2", "1")
-        await one.give_up(("a",), loser)
-        assert await two.claim(("a",), loser, 60.0) == frozenset()
-        await one.give_up(("a",), winner)
-        assert await two.claim(("a", "b"), loser, 60.0) == {"a"}
-        assert await two.claim(("c",), winner, 0.0) == {"c"}
-        assert await one.claim(("c",), loser, 60.0) == {"c"}, "a claim that was not renewed has ended"
