@@ -16,7 +16,7 @@ from enum import StrEnum
 from proxy.store.nodes.records import AcceptedBy, Remembered, StoreState
 
 
-class Verdict(StrEnum):
+class StoreVerdict(StrEnum):
     """What a node does with the store that it sees."""
 
     KNOWN = "known"
@@ -33,11 +33,11 @@ class Verdict(StrEnum):
 class Judgement:
     """A verdict; ``why`` is a sentence for the operator if the store is refused, otherwise empty."""
 
-    verdict: Verdict
+    verdict: StoreVerdict
     why: str = ""
 
 
-_KNOWN = Judgement(verdict=Verdict.KNOWN)
+_KNOWN = Judgement(verdict=StoreVerdict.KNOWN)
 LOST_CHANGES = (
     "the store lacks changes that this node has seen: an older store, or a standby that was behind, was put in its "
     "place; check it, then accept it with patgate nodes accept"
@@ -53,17 +53,21 @@ def judge(state: StoreState, memory: Remembered | None, *, page: int, trust_stan
     listed = {one.history for one in state.acceptances}
     complete = state.remembered and state.n >= page
     if memory is not None and _overruled(state, memory, complete=complete):
-        return Judgement(verdict=Verdict.OVERRULED)
+        return Judgement(verdict=StoreVerdict.OVERRULED)
     if not complete:
-        return Judgement(verdict=Verdict.REFUSED, why=LOST_CHANGES)
+        return Judgement(verdict=StoreVerdict.REFUSED, why=LOST_CHANGES)
     if memory is not None and memory.history not in {*listed, state.history}:
-        return Judgement(verdict=Verdict.REFUSED, why=OTHER_PLACE)
+        return Judgement(verdict=StoreVerdict.REFUSED, why=OTHER_PLACE)
     if state.history in listed:
         return _KNOWN
     if not listed:
         # The place that the node remembers is this one, or it remembers none.
-        return Judgement(verdict=Verdict.NEW)
-    return Judgement(verdict=Verdict.MOVED) if trust_standby else Judgement(verdict=Verdict.REFUSED, why=OTHER_PLACE)
+        return Judgement(verdict=StoreVerdict.NEW)
+    return (
+        Judgement(verdict=StoreVerdict.MOVED)
+        if trust_standby
+        else Judgement(verdict=StoreVerdict.REFUSED, why=OTHER_PLACE)
+    )
 
 
 def _overruled(state: StoreState, memory: Remembered, *, complete: bool) -> bool:

@@ -20,7 +20,7 @@ from typing import Final
 from proxy.authority.consistency import memory
 from proxy.authority.consistency.barrier import Barrier
 from proxy.authority.consistency.follower import LOOK_SECONDS, POLL_SECONDS, Follower
-from proxy.authority.consistency.node import Event, Node
+from proxy.authority.consistency.node import Node, NodeEvent
 from proxy.authority.grants.page_writer import PageWriter
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.core.errors import Conflict, StoreError, StoreUnavailable
@@ -138,7 +138,11 @@ class Membership:
         """Join and take the first lease; a store that cannot be reached now leaves that to ``run``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(JOIN_SECONDS):
-                while await self._node.step() not in (Event.RENEWED, Event.UNREACHABLE, Event.UNKNOWN_STORE):
+                while await self._node.step() not in (
+                    NodeEvent.RENEWED,
+                    NodeEvent.UNREACHABLE,
+                    NodeEvent.UNKNOWN_STORE,
+                ):
                     pass
 
     async def run(self) -> None:

@@ -30,7 +30,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from proxy.authority.consistency.judgement import Judgement, Verdict, judge
+from proxy.authority.consistency.judgement import Judgement, StoreVerdict, judge
 from proxy.authority.grants.page_writer import PageWriter
 from proxy.core.errors import StoreError
 from proxy.core.ipc.clock import boottime_ns
@@ -62,7 +62,7 @@ class State(StrEnum):
     """It stops: no lease any more."""
 
 
-class Event(StrEnum):
+class NodeEvent(StrEnum):
     """What came of a renewal, or what the operator did."""
 
     RENEWED = "renewed"
@@ -75,27 +75,27 @@ class Event(StrEnum):
     STOPPED = "stopped"
 
 
-TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
+TRANSITIONS: Final[Mapping[tuple[State, NodeEvent], State]] = MappingProxyType(
     {
-        (State.JOINING, Event.RENEWED): State.SERVING,
-        (State.JOINING, Event.NO_ROW): State.JOINING,
-        (State.JOINING, Event.UNREACHABLE): State.JOINING,
-        (State.JOINING, Event.UNKNOWN_STORE): State.FENCED,
-        (State.JOINING, Event.ACCEPTED): State.JOINING,
-        (State.JOINING, Event.STOPPED): State.LEAVING,
-        (State.SERVING, Event.RENEWED): State.SERVING,
-        (State.SERVING, Event.NO_ROW): State.JOINING,
-        (State.SERVING, Event.UNREACHABLE): State.SERVING,
-        (State.SERVING, Event.UNKNOWN_STORE): State.FENCED,
-        (State.SERVING, Event.ACCEPTED): State.JOINING,
-        (State.SERVING, Event.STOPPED): State.LEAVING,
+        (State.JOINING, NodeEvent.RENEWED): State.SERVING,
+        (State.JOINING, NodeEvent.NO_ROW): State.JOINING,
+        (State.JOINING, NodeEvent.UNREACHABLE): State.JOINING,
+        (State.JOINING, NodeEvent.UNKNOWN_STORE): State.FENCED,
+        (State.JOINING, NodeEvent.ACCEPTED): State.JOINING,
+        (State.JOINING, NodeEvent.STOPPED): State.LEAVING,
+        (State.SERVING, NodeEvent.RENEWED): State.SERVING,
+        (State.SERVING, NodeEvent.NO_ROW): State.JOINING,
+        (State.SERVING, NodeEvent.UNREACHABLE): State.SERVING,
+        (State.SERVING, NodeEvent.UNKNOWN_STORE): State.FENCED,
+        (State.SERVING, NodeEvent.ACCEPTED): State.JOINING,
+        (State.SERVING, NodeEvent.STOPPED): State.LEAVING,
         # Without a row, and with a store that is known again: the former one is back.
-        (State.FENCED, Event.NO_ROW): State.JOINING,
-        (State.FENCED, Event.UNREACHABLE): State.FENCED,
-        (State.FENCED, Event.UNKNOWN_STORE): State.FENCED,
-        (State.FENCED, Event.ACCEPTED): State.JOINING,
-        (State.FENCED, Event.STOPPED): State.LEAVING,
-        (State.LEAVING, Event.STOPPED): State.LEAVING,
+        (State.FENCED, NodeEvent.NO_ROW): State.JOINING,
+        (State.FENCED, NodeEvent.UNREACHABLE): State.FENCED,
+        (State.FENCED, NodeEvent.UNKNOWN_STORE): State.FENCED,
+        (State.FENCED, NodeEvent.ACCEPTED): State.JOINING,
+        (State.FENCED, NodeEvent.STOPPED): State.LEAVING,
+        (State.LEAVING, NodeEvent.STOPPED): State.LEAVING,
     }
 )
 
@@ -207,36 +207,36 @@ class Node:
                 async with asyncio.timeout(max(0.0, pause)):
                     await self._wake.wait()
 
-    def _pause(self, event: Event) -> float:
+    def _pause(self, event: NodeEvent) -> float:
         """Seconds from the beginning of one step to the next."""
-        if event is Event.UNREACHABLE:
+        if event is NodeEvent.UNREACHABLE:
             longest: float = min(FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 8), LONGEST_RETRY_SECONDS)
             return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads the nodes, hides nothing
         if self.state is State.SERVING:
             return self.lease / RENEWALS_PER_LEASE
         return 0.0 if self.state is State.JOINING else FENCED_SECONDS
 
-    async def step(self) -> Event:
+    async def step(self) -> NodeEvent:
         """Join if there is no row, then renew; once. Nothing is raised for a store that cannot be used."""
         if not self._owned():
             if not self.lost:
                 _log.error("the data directory is no longer ours; the lease is not renewed")
             self.lost = True
             self._page.renew(0)
-            return self._moved(Event.STOPPED)
+            return self._moved(NodeEvent.STOPPED)
         try:
             event = await self._renew()
         except StoreError as error:
             self._failures += 1
             if self._failures == 1:
                 _log.warning("the lease cannot be renewed", error=error)
-            return self._moved(Event.UNREACHABLE)
+            return self._moved(NodeEvent.UNREACHABLE)
         if self._failures:
             _log.info("the store can be reached again", failures=self._failures)
             self._failures = 0
         return self._moved(event)
 
-    def _moved(self, event: Event) -> Event:
+    def _moved(self, event: NodeEvent) -> NodeEvent:
         before, self.state = self.state, TRANSITIONS[self.state, event]
         if before is not self.state:
             _log.info("node changes its state", before=before.value, now=self.state.value, node=self.id)
@@ -252,10 +252,10 @@ class Node:
         page, begun = self._page.epoch, self._clock()
         seen = await self._session.renew("", self._memory)
         self._measure(seen, begun)
-        self._moved(await self._judge(seen, page) or Event.NO_ROW)
+        self._moved(await self._judge(seen, page) or NodeEvent.NO_ROW)
         return seen
 
-    async def _renew(self) -> Event:
+    async def _renew(self) -> NodeEvent:
         if self.state is State.JOINING and not self.id and self.history:
             await self._join()
         page, begun = self._page.epoch, self._clock()
@@ -268,12 +268,12 @@ class Node:
             if self.id:
                 _log.warning("the row of this node is gone; it joins again", node=self.id)
                 self._forget_row()
-            return Event.NO_ROW
+            return NodeEvent.NO_ROW
         self._host.saw(seen.n)
         self._host.joined(self.id, seen.acknowledged)
         self._page.renew(begun + int(self.lease * _NS))
         self._remember(seen)
-        return Event.RENEWED
+        return NodeEvent.RENEWED
 
     async def _join(self) -> None:
         if self._former:
@@ -286,41 +286,41 @@ class Node:
         self._former.remove(id_)
         self.id = id_
 
-    async def _judge(self, seen: StoreState, page: int) -> Event | None:
+    async def _judge(self, seen: StoreState, page: int) -> NodeEvent | None:
         """None if the store may be followed; otherwise what came of it, and then there is no lease any more."""
         judgement = judge(seen, self._memory, page=page, trust_standby=self._trust_standby)
         if self._is_suspect(seen, judgement):
             self.bound = max(self.bound, seen.bound)
             self._host.suspect()
         self.bound = seen.bound
-        if judgement.verdict is Verdict.REFUSED:
+        if judgement.verdict is StoreVerdict.REFUSED:
             await self._fence(judgement.why)
-            return Event.UNKNOWN_STORE
+            return NodeEvent.UNKNOWN_STORE
         self.why = ""
         self.history = seen.history
-        if judgement.verdict is Verdict.OVERRULED:
+        if judgement.verdict is StoreVerdict.OVERRULED:
             self._page.renew(0)
             await self._host.start_over(self._page.epoch)
             self._memory = None
             _log.warning("an operator has accepted the store as it is: every cache is dropped")
-            return Event.ACCEPTED
-        if judgement.verdict is Verdict.NEW:
+            return NodeEvent.ACCEPTED
+        if judgement.verdict is StoreVerdict.NEW:
             self._host.record(seen.history, AcceptedBy.CREATION)
-        elif judgement.verdict is Verdict.MOVED:
+        elif judgement.verdict is StoreVerdict.MOVED:
             self._host.record(seen.history, AcceptedBy.SYNCHRONOUS)
         return None
 
     def _is_suspect(self, seen: StoreState, judgement: Judgement) -> bool:
         """Whether rows of nodes with a lease may be missing from the store, for the first time that this is seen."""
-        if judgement.verdict is Verdict.OVERRULED:
+        if judgement.verdict is StoreVerdict.OVERRULED:
             return True
-        if judgement.verdict is Verdict.REFUSED:
+        if judgement.verdict is StoreVerdict.REFUSED:
             return self.state is not State.FENCED
         if self.history:
             return seen.history != self.history
         # A start that remembers nothing: where a store was replaced before, it may have been a moment ago.
         former = "" if self._memory is None else self._memory.history
-        return judgement.verdict is Verdict.MOVED or (former != seen.history and len(seen.acceptances) > 1)
+        return judgement.verdict is StoreVerdict.MOVED or (former != seen.history and len(seen.acceptances) > 1)
 
     async def _fence(self, why: str) -> None:
         self._page.renew(0)
@@ -359,13 +359,13 @@ class Node:
         """An operator has accepted the store on this node: forget what was remembered of the former one."""
         self._memory = None
         self.why = ""
-        self._moved(Event.ACCEPTED)
+        self._moved(NodeEvent.ACCEPTED)
         self._wake.set()
 
     async def leave(self) -> None:
         """End the lease and delete the row, for a stop; nobody waits for this node afterwards."""
         self._page.renew(0)
-        self._moved(Event.STOPPED)
+        self._moved(NodeEvent.STOPPED)
         rows = [*self._former, *([self.id] if self.id else [])]
         self.id = ""
         self._host.joined("", 0)

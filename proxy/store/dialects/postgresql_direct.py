@@ -42,7 +42,7 @@ _log = get_logger("store.session")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
+class ConnectedServer:
     """Which database a connection leads to. ``system`` is "" where the role may not read it."""
 
     system: str
@@ -73,11 +73,11 @@ class DirectConnection:
         self._seconds = seconds
         self._opened = opened
         self._lock = asyncio.Lock()
-        self._open: tuple[Connection, Server] | None = None
+        self._open: tuple[Connection, ConnectedServer] | None = None
         self._closed = False
         self._unidentified = False
 
-    async def run(self, work: Callable[[Connection, Server], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[Connection, ConnectedServer], Awaitable[T]]) -> T:
         """Run the statements of ``work``, connecting first if needed. Raises StoreUnavailable."""
         async with self._lock:
             connection, server = await self._connected()
@@ -108,7 +108,7 @@ class DirectConnection:
             # Not close(): it would wait for a server that may not answer.
             connection.terminate()
 
-    async def _connected(self) -> tuple[Connection, Server]:
+    async def _connected(self) -> tuple[Connection, ConnectedServer]:
         if self._closed:
             raise StoreUnavailable("the connection to the store is closed")
         if self._open is not None and self._open[0].is_closed():
@@ -117,9 +117,9 @@ class DirectConnection:
             self._open = await self._first_connection()
         return self._open
 
-    async def _first_connection(self) -> tuple[Connection, Server]:
+    async def _first_connection(self) -> tuple[Connection, ConnectedServer]:
         """Make attempts, overlapping (rule 3), until one succeeds or one fails."""
-        attempts: set[asyncio.Task[tuple[Connection, Server]]] = set()
+        attempts: set[asyncio.Task[tuple[Connection, ConnectedServer]]] = set()
         deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
         try:
             while True:
@@ -136,7 +136,7 @@ class DirectConnection:
                 if isinstance(late, tuple):
                     late[0].terminate()
 
-    async def _attempt(self, deadline: float) -> tuple[Connection, Server]:
+    async def _attempt(self, deadline: float) -> tuple[Connection, ConnectedServer]:
         connection: Connection | None = None
         try:
             async with asyncio.timeout_at(deadline):
@@ -154,7 +154,7 @@ class DirectConnection:
                 connection.terminate()
             raise
 
-    async def _identify(self, connection: Connection) -> Server:
+    async def _identify(self, connection: Connection) -> ConnectedServer:
         row = await connection.fetchrow(statements.SERVER)
         if row is None or row["pid"] != connection.get_server_pid():
             raise StoreUnavailable(
@@ -167,4 +167,4 @@ class DirectConnection:
             if not self._unidentified:
                 self._unidentified = True
                 _log.warning("the database's user may not call pg_control_system(), which tells servers apart")
-        return Server(system=system, database=int(row["database"]))
+        return ConnectedServer(system=system, database=int(row["database"]))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store.dialects.postgresql_direct import DirectConnection, Record, Server
+from proxy.store.dialects.postgresql_direct import ConnectedServer, DirectConnection, Record
 from proxy.store.dialects.postgresql_driver import Connection, Limits
 from proxy.store.dialects.postgresql_dsn import parse
 from proxy.store.nodes import history, statements
@@ -65,7 +65,7 @@ class PostgresqlSession:
     async def join(self, row: NodeRow, first: int) -> None:
         """``NodeSession.join``."""
 
-        async def work(connection: Connection, _server: Server) -> None:
+        async def work(connection: Connection, _server: ConnectedServer) -> None:
             await connection.execute(
                 statements.JOIN,
                 row.id,
@@ -84,7 +84,7 @@ class PostgresqlSession:
     async def renew(self, node: str, remembered: Remembered | None) -> StoreState:
         """``NodeSession.renew``."""
 
-        async def work(connection: Connection, server: Server) -> StoreState:
+        async def work(connection: Connection, server: ConnectedServer) -> StoreState:
             known, mark = (0, None) if remembered is None else (remembered.n, remembered.mark)
             row = _one(await connection.fetchrow(statements.RENEW, node, known, mark, history.ACCEPTANCES))
             return StoreState(
@@ -104,7 +104,7 @@ class PostgresqlSession:
     async def head(self) -> FeedHead:
         """``NodeSession.head``."""
 
-        async def work(connection: Connection, server: Server) -> FeedHead:
+        async def work(connection: Connection, server: ConnectedServer) -> FeedHead:
             row = _one(await connection.fetchrow(statements.HEAD))
             return FeedHead(
                 n=row["n"], bound=row["lease_bound"], history=server.history(row["timeline"], row["relation"])
@@ -115,7 +115,7 @@ class PostgresqlSession:
     async def acknowledge(self, node: str, applied: int) -> None:
         """``NodeSession.acknowledge``."""
 
-        async def work(connection: Connection, _server: Server) -> None:
+        async def work(connection: Connection, _server: ConnectedServer) -> None:
             await connection.execute(statements.ACKNOWLEDGE, node, applied)
 
         await self._direct.run(work)
@@ -123,7 +123,7 @@ class PostgresqlSession:
     async def leave(self, nodes: Sequence[str]) -> None:
         """``NodeSession.leave``."""
 
-        async def work(connection: Connection, _server: Server) -> None:
+        async def work(connection: Connection, _server: ConnectedServer) -> None:
             await connection.execute(statements.LEAVE, list(nodes))
 
         await self._direct.run(work)
@@ -145,7 +145,7 @@ class PostgresqlPoll:
     async def poll(self) -> Poll:
         """``MemberPoll.poll``."""
 
-        async def work(connection: Connection, server: Server) -> Poll:
+        async def work(connection: Connection, server: ConnectedServer) -> Poll:
             rows = await connection.fetch(statements.POLL)
             head = _one(rows[0] if rows else None)
             return Poll(
@@ -163,7 +163,7 @@ class PostgresqlPoll:
     async def reap(self, node: str, renewals: int) -> None:
         """``MemberPoll.reap``."""
 
-        async def work(connection: Connection, _server: Server) -> None:
+        async def work(connection: Connection, _server: ConnectedServer) -> None:
             await connection.execute(statements.REAP, node, renewals)
 
         await self._direct.run(work)
@@ -171,7 +171,7 @@ class PostgresqlPoll:
     async def describe(self, node: str, config_hash: str, lease: float) -> None:
         """``MemberPoll.describe``."""
 
-        async def work(connection: Connection, _server: Server) -> None:
+        async def work(connection: Connection, _server: ConnectedServer) -> None:
             await connection.execute(statements.DESCRIBE, node, config_hash, lease)
 
         await self._direct.run(work)
@@ -179,7 +179,7 @@ class PostgresqlPoll:
     async def nodes(self) -> list[ListedNode]:
         """``MemberPoll.nodes``."""
 
-        async def work(connection: Connection, _server: Server) -> list[ListedNode]:
+        async def work(connection: Connection, _server: ConnectedServer) -> list[ListedNode]:
             return [
                 ListedNode(
                     row=NodeRow(

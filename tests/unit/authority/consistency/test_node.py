@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.authority.consistency import node as module
-from proxy.authority.consistency.node import TRANSITIONS, Event, Node, State
+from proxy.authority.consistency.node import TRANSITIONS, Node, NodeEvent, State
 from proxy.authority.grants.page_writer import PageWriter, open_page
 from proxy.core.errors import StoreUnavailable
 from proxy.store.nodes import history
@@ -123,7 +123,7 @@ class World:
         """Join, and record the history as the authority does."""
         await self.node.judge_store()
         self.accept("first", AcceptedBy.CREATION)
-        assert await self.node.step() is Event.RENEWED
+        assert await self.node.step() is NodeEvent.RENEWED
         self.rest.events.clear()
 
     @property
@@ -161,7 +161,7 @@ async def world(store_url: str, postgres: Postgres, tmp_path: Path) -> AsyncIter
 
 def test_every_state_has_a_way_out_by_a_stop() -> None:
     for state in State:
-        assert TRANSITIONS[state, Event.STOPPED] is State.LEAVING
+        assert TRANSITIONS[state, NodeEvent.STOPPED] is State.LEAVING
     assert all(TRANSITIONS[State.LEAVING, event] is State.LEAVING for s, event in TRANSITIONS if s is State.LEAVING)
     reached = {State.JOINING}
     for _ in State:
@@ -172,7 +172,7 @@ def test_every_state_has_a_way_out_by_a_stop() -> None:
 def test_only_a_renewal_leads_to_serving() -> None:
     for (state, event), to in TRANSITIONS.items():
         if to is State.SERVING and state is not State.SERVING:
-            assert event is Event.RENEWED
+            assert event is NodeEvent.RENEWED
 
 
 async def test_a_lease_begins_before_the_renewal_was_sent(world: World) -> None:
@@ -183,7 +183,7 @@ async def test_a_lease_begins_before_the_renewal_was_sent(world: World) -> None:
 
     world.session.after = freeze
     begun = world.now
-    assert await world.node.step() is Event.RENEWED
+    assert await world.node.step() is NodeEvent.RENEWED
     assert world.lease_ends == begun + int(LEASE * NS)
     assert world.node.remaining() == 0, "the process was frozen for longer than the lease"
 
@@ -219,10 +219,10 @@ async def test_without_a_row_there_is_no_lease_until_it_has_joined_again(world: 
     before, former = world.lease_ends, world.node.id
     world.sql("DELETE FROM nodes")
     world.now += NS
-    assert await world.node.step() is Event.NO_ROW
+    assert await world.node.step() is NodeEvent.NO_ROW
     assert (world.node.state, world.lease_ends, world.rows()) == (State.JOINING, before, [])
     assert world.rest.named("joined")[-1] == ("joined", "", 0)
-    assert await world.node.step() is Event.RENEWED
+    assert await world.node.step() is NodeEvent.RENEWED
     assert world.rows() == [world.node.id]
     assert world.node.id != former
 
@@ -236,11 +236,11 @@ async def test_a_join_whose_answer_was_lost_leaves_no_row_behind(world: World) -
         raise StoreUnavailable("no")
 
     world.session.join = lost  # type: ignore[method-assign]
-    assert await world.node.step() is Event.UNREACHABLE
+    assert await world.node.step() is NodeEvent.UNREACHABLE
     assert len(world.rows()) == 1
     assert world.lease_ends == 0
     world.session.join = joined  # type: ignore[method-assign]
-    assert await world.node.step() is Event.RENEWED
+    assert await world.node.step() is NodeEvent.RENEWED
     assert world.rows() == [world.node.id]
 
 
@@ -253,7 +253,7 @@ async def test_a_store_that_cannot_be_reached_changes_no_lease(world: World) -> 
 
     world.session.before = fail
     world.now += NS
-    assert await world.node.step() is Event.UNREACHABLE
+    assert await world.node.step() is NodeEvent.UNREACHABLE
     assert (world.node.state, world.lease_ends) == (State.SERVING, before)
 
 
@@ -272,11 +272,11 @@ async def test_a_store_without_the_remembered_change_ends_the_lease_at_once(worl
     world.change(5)
     await world.node.step()
     world.sql("UPDATE changes SET mark = 'another'; UPDATE change_head SET mark = 'another'")
-    assert await world.node.step() is Event.UNKNOWN_STORE
+    assert await world.node.step() is NodeEvent.UNKNOWN_STORE
     assert (world.node.state, world.lease_ends, world.rows()) == (State.FENCED, 0, [])
     assert world.node.why
     assert world.rest.named("suspect") == [("suspect",)]
-    assert await world.node.step() is Event.UNKNOWN_STORE
+    assert await world.node.step() is NodeEvent.UNKNOWN_STORE
     assert world.rest.named("suspect") == [("suspect",)]
     assert world.rows() == [], "a fenced node does not join"
 
@@ -289,9 +289,9 @@ async def test_a_former_store_that_is_back_ends_the_fence(world: World) -> None:
     await world.node.step()
     assert world.node.state is State.FENCED
     world.sql("UPDATE change_head SET n = 5, mark = '5'")
-    assert await world.node.step() is Event.NO_ROW
+    assert await world.node.step() is NodeEvent.NO_ROW
     assert world.rest.named("followed")
-    assert await world.node.step() is Event.RENEWED
+    assert await world.node.step() is NodeEvent.RENEWED
     assert not world.node.why
 
 
@@ -299,7 +299,7 @@ async def test_a_number_raised_while_a_renewal_was_on_its_way_is_no_loss(world: 
     """The renewal saw the state before a change whose commit has returned to this process meanwhile."""
     await world.served()
     world.session.after = lambda: world.page.raise_epoch(world.page.epoch + 1)
-    assert await world.node.step() is Event.RENEWED
+    assert await world.node.step() is NodeEvent.RENEWED
 
 
 async def test_an_operators_acceptance_on_another_node_ends_the_fence_and_drops_every_cache(world: World) -> None:
@@ -311,12 +311,12 @@ async def test_an_operators_acceptance_on_another_node_ends_the_fence_and_drops_
     await world.node.step()
     world.accept("operator", AcceptedBy.OPERATOR, place)
     world.rest.fail = True
-    assert await world.node.step() is Event.UNREACHABLE, "caches could not be told to drop everything"
+    assert await world.node.step() is NodeEvent.UNREACHABLE, "caches could not be told to drop everything"
     assert world.lease_ends == 0
     world.rest.fail = False
-    assert await world.node.step() is Event.ACCEPTED
+    assert await world.node.step() is NodeEvent.ACCEPTED
     assert world.rest.named("start over")[-1] == ("start over", 5, 0)
-    assert await world.node.step() in (Event.NO_ROW, Event.RENEWED)
+    assert await world.node.step() in (NodeEvent.NO_ROW, NodeEvent.RENEWED)
     await world.node.step()
     assert world.node.state is State.SERVING
     assert len(world.rest.named("start over")) == 2, "once, not at each renewal"
@@ -328,10 +328,10 @@ async def test_an_acceptance_while_it_serves_takes_the_lease_first(world: World)
     await world.node.step()
     world.sql("UPDATE changes SET mark = 'another'; UPDATE change_head SET mark = 'another'")
     world.accept("operator", AcceptedBy.OPERATOR)
-    assert await world.node.step() is Event.ACCEPTED
+    assert await world.node.step() is NodeEvent.ACCEPTED
     assert world.rest.named("start over") == [("start over", 5, 0)]
     assert world.rest.named("suspect") == [("suspect",)]
-    assert await world.node.step() is Event.RENEWED
+    assert await world.node.step() is NodeEvent.RENEWED
 
 
 async def test_a_lost_data_directory_ends_the_lease_for_good(world: World) -> None:
@@ -375,7 +375,7 @@ async def test_the_databases_clock_is_measured(world: World) -> None:
 
 async def test_retries_come_within_a_second_and_renewals_five_times_in_a_lease(world: World) -> None:
     await world.served()
-    assert world.node._pause(Event.RENEWED) == LEASE / module.RENEWALS_PER_LEASE
+    assert world.node._pause(NodeEvent.RENEWED) == LEASE / module.RENEWALS_PER_LEASE
     for failures in (1, 5, 1000):
         world.node._failures = failures
-        assert 0 < world.node._pause(Event.UNREACHABLE) <= 0.4
+        assert 0 < world.node._pause(NodeEvent.UNREACHABLE) <= 0.4
