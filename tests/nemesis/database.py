@@ -71,18 +71,7 @@ class Standby(NetworkedPostgres):
     def __init__(self, primary: NetworkedPostgres, *, synchronous: bool) -> None:
         self._primary = primary
         self._synchronous = synchronous
-        self._source = (
-            f"host={primary.directory} port={primary.port} user={SUPERUSER} password={primary.password} "
-            f"application_name={STANDBY}"
-        )
-        settings = {"primary_conninfo": self._source, "hot_standby": "on"}
-        super().__init__(primary.namespace, primary.address, settings, copy_of=primary)
-
-    def _copy(self, other: Postgres) -> None:
-        super()._copy(other)
-        signal_file = self.data / "standby.signal"
-        signal_file.touch()
-        give(signal_file)
+        super().__init__(primary.namespace, primary.address, {"hot_standby": "on"}, copy_of=primary)
 
     def start(self) -> None:
         super().start()

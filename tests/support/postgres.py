@@ -201,7 +201,8 @@ class Postgres:
         self.configure()
 
     def _copy(self, other: Postgres) -> None:
-        place = f"host={LOOPBACK} port={other.port} user={SUPERUSER} password={other.password}"
+        # By its socket, which is reached from every network namespace.
+        place = f"host={other.directory} port={other.port} user={SUPERUSER} password={other.password}"
         finish(
             [binary("pg_basebackup"), f"--pgdata={self.data}", f"--dbname={place}", "--checkpoint=fast", "--no-sync"]
         )
