@@ -430,11 +430,12 @@ class Authority:
         lease = asyncio.create_task(self._keep_lease(), name="lease")
         lease.add_done_callback(defects.noted)
         settling = asyncio.create_task(self._keep_settled(), name="settle the store")
+        settling.add_done_callback(defects.noted)
         tasks = [lease, settling]
         if self._store.shared:
-            tasks.append(asyncio.create_task(self._watch.run(), name="watch the nodes"))
-        for task in tasks[1:]:
-            task.add_done_callback(defects.noted)
+            watching = asyncio.create_task(self._watch.run(), name="watch the nodes")
+            watching.add_done_callback(defects.noted)
+            tasks.append(watching)
 
         async def end_lease() -> None:
             for task in tasks:

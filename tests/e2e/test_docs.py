@@ -32,7 +32,7 @@ from tests.support.process import Process, free_port
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 RECIPES = sorted(ROOT.glob("docs/recipes/*.md"))
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in [*FRONT, *sorted(ROOT.glob("docs/*.md")), *RECIPES]}
-LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml", "python", "html", "hcl", "apache", "nginx"}
+LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml", "python", "html", "hcl", "apache", "nginx", "sql"}
 
 #: Commands that change their machine or are tested elsewhere, with the place that tests them.
 NOT_RUN = {

@@ -271,7 +271,7 @@ def _tasks(function: ast.AST) -> Iterator[ast.expr | None]:
 
 
 #: Callbacks that retrieve a task's exception.
-LOOK_AT_FAILURES = ("defects.noted", "self._ended", "_retrieved", "self._forget(key)")
+LOOK_AT_FAILURES = ("defects.noted", "self._ended", "_retrieved", "retrieved", "self._forget(key)")
 
 
 def test_no_module_waits_in_a_way_that_overlooks_a_cancellation() -> None:

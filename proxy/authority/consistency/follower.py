@@ -74,12 +74,11 @@ class Follower:
 
     def start(self) -> None:
         """Start following; what is on the page already counts as pushed."""
-        self._tasks = (
-            asyncio.create_task(self._acknowledge(), name="follow the store"),
-            asyncio.create_task(self._push(), name="push changes"),
-        )
-        for task in self._tasks:
-            task.add_done_callback(defects.noted)
+        acknowledging = asyncio.create_task(self._acknowledge(), name="follow the store")
+        acknowledging.add_done_callback(defects.noted)
+        pushing = asyncio.create_task(self._push(), name="push changes")
+        pushing.add_done_callback(defects.noted)
+        self._tasks = (acknowledging, pushing)
 
     async def close(self) -> None:
         """Stop following."""

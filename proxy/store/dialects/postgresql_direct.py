@@ -26,7 +26,13 @@ import asyncpg
 from proxy.core.errors import StoreUnavailable
 from proxy.observe.logs import get_logger
 from proxy.store.dialects import postgresql_nodes as statements
-from proxy.store.dialects.postgresql_driver import PostgresqlConnection, PostgresqlLimits, Servers, unavailable
+from proxy.store.dialects.postgresql_driver import (
+    PostgresqlConnection,
+    PostgresqlLimits,
+    Servers,
+    retrieved,
+    unavailable,
+)
 from proxy.store.dialects.postgresql_dsn import PostgresqlAddress
 
 T = TypeVar("T")
@@ -124,7 +130,9 @@ class DirectConnection:
         try:
             while True:
                 if len(attempts) < ATTEMPTS_AT_ONCE:
-                    attempts.add(asyncio.create_task(self._attempt(deadline), name=f"connect the {self._name}"))
+                    another = asyncio.create_task(self._attempt(deadline), name=f"connect the {self._name}")
+                    another.add_done_callback(retrieved)
+                    attempts.add(another)
                 done, _ = await asyncio.wait(attempts, timeout=HEDGE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for attempt in sorted(done, key=lambda one: one.exception() is not None):
                     attempts.discard(attempt)

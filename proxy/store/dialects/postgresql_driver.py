@@ -159,7 +159,7 @@ class Transaction:
         connection.warnings.clear()
         # Not awaited itself: cancelling it would send a request to cancel the commit.
         task = asyncio.create_task(connection.execute("COMMIT", timeout=_UNLIMITED), name="store-commit-statement")
-        task.add_done_callback(_retrieved)
+        task.add_done_callback(retrieved)
         try:
             await asyncio.wait([task], timeout=connection.limits.commit)
         finally:
@@ -190,7 +190,8 @@ class Transaction:
             connection.terminate()
 
 
-def _retrieved(task: asyncio.Task[str]) -> None:
+def retrieved(task: asyncio.Task[Any]) -> None:
+    """Retrieve a task's exception, so that asyncio does not report it: nobody waits for the task any more."""
     if not task.cancelled():
         task.exception()
 
