@@ -35,6 +35,8 @@ from proxy.settings.values import Duration, Size, Whole
 _DAY: Final = 86400.0
 SHARED_LEASE: Final = 2.0
 """The default of ``lease`` for a store of several nodes, in seconds."""
+LONGEST_SHARED_LEASE: Final = 20.0
+"""The longest ``lease`` there, in seconds: an answer may have to wait for it, and callers give up after 30."""
 
 
 class Policy(Section):

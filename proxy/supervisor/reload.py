@@ -23,7 +23,8 @@ from typing import Any, Final
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused
 from proxy.observe.logs import Logger
 from proxy.settings.addresses import Bind
-from proxy.settings.model import Settings
+from proxy.settings.model import LONGEST_SHARED_LEASE, Settings
+from proxy.settings.store_urls import is_shared
 from proxy.supervisor import listeners
 from proxy.supervisor.child import Child
 from proxy.supervisor.config_generation import CONTROL, Generation, StartContext
@@ -34,6 +35,8 @@ from proxy.supervisor.listeners import ListeningSockets
 PREPARE_SECONDS: Final = 10.0
 HOLD_SECONDS: Final = 2.0
 COMMIT_SECONDS: Final = 5.0
+SHARED_COMMIT_SECONDS: Final = COMMIT_SECONDS + 2 * LONGEST_SHARED_LEASE
+"""The same for the authority, where a change of roles may have to wait for the leases of other nodes."""
 
 FIXED: Final = (
     "brand",
@@ -169,8 +172,9 @@ class Reload:
         prepared = authority.channel.ask(CommandName.PREPARE, fds=fds, seconds=PREPARE_SECONDS, sockets=[CONTROL])
         await asyncio.gather(_named("the authority", prepared), self._command_workers(_preparing(new)))
         await self._command_workers(lambda _, child: child.channel.ask(CommandName.HOLD, seconds=HOLD_SECONDS))
+        seconds = SHARED_COMMIT_SECONDS if is_shared(new.settings.store) else COMMIT_SECONDS
         try:
-            await _named("the authority", authority.channel.ask(CommandName.COMMIT, seconds=COMMIT_SECONDS))
+            await _named("the authority", authority.channel.ask(CommandName.COMMIT, seconds=seconds))
         except CommandRefused as error:
             if not error.answered:
                 # It may have changed the roles; its successor, with the old configuration, changes them back.

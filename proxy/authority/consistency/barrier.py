@@ -27,6 +27,7 @@ from proxy.core.errors import OutcomeUnknown, StoreUnavailable
 from proxy.core.ipc.clock import boottime_ns
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
+from proxy.settings.model import LONGEST_SHARED_LEASE
 from proxy.store.nodes.records import Member, Poll
 from proxy.store.nodes.sessions import MemberPoll
 
@@ -37,8 +38,6 @@ RETRY_SECONDS: Final = 0.05
 MARGIN: Final = 0.02
 """The part of a lease that clocks of two hosts may differ by; their rates are assumed to differ by less than 1 %."""
 SHORTEST_MARGIN: Final = 0.02
-LONGEST_LEASE: Final = 60.0
-"""The longest lease that the settings allow, in seconds: the bound while it was never read."""
 _NS: Final = 1_000_000_000
 _STOPPED: Final = "the change is stored, but whether it is in force on every node is unknown"
 
@@ -131,8 +130,8 @@ class Barrier:
 
     @property
     def bound(self) -> float:
-        """The longest lease of any node, in seconds."""
-        return max(self._bound, self._own.bound) or LONGEST_LEASE
+        """The longest lease of any node, in seconds; the longest that the settings allow while it was never read."""
+        return max(self._bound, self._own.bound) or LONGEST_SHARED_LEASE
 
     @property
     def polling(self) -> bool:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from proxy.settings.checks.candidate import Candidate, RuleViolation
-from proxy.settings.model import Settings
+from proxy.settings.model import LONGEST_SHARED_LEASE, Settings
 from proxy.settings.problems import Loc
 from proxy.settings.store_urls import FILES, SYSTEM, VERIFIED, PostgresqlUrl, has_password, is_shared
 
@@ -36,6 +36,9 @@ def stores(candidate: Candidate) -> Iterator[RuleViolation]:
             "PATGATE_SECRET_KEY_FILE can name a file with it"
         )
         yield RuleViolation(loc=("store",), message=message)
+    if settings.lease > LONGEST_SHARED_LEASE and candidate.sound(("lease",)):
+        message = f"must be at most {LONGEST_SHARED_LEASE:.0f}s with PostgreSQL: a change may have to wait that long"
+        yield RuleViolation(loc=("lease",), message=message, other=("store",))
     for name, url in _urls(settings):
         if candidate.sound((name,)):
             yield from _password_twice(candidate, (name,), url)

@@ -179,6 +179,15 @@ def test_settings_of_several_nodes_are_mistakes_with_the_embedded_store(problems
     assert {problem.message for problem in problems(text)} == {"has no effect, because store is sqlite"}
 
 
+def test_a_lease_of_several_nodes_is_not_longer_than_an_answer_may_wait(problems: Problems) -> None:
+    text = f"store: {URL}\nsecret_key: {'k' * 64}\nlease: "
+    assert problems(f"{text}20s\n") == []
+    (found,) = problems(f"{text}21s\n")
+    assert (found.path, found.line) == ("lease", 3)
+    assert found.message == "must be at most 20s with PostgreSQL: a change may have to wait that long (line 1)"
+    assert problems("lease: 60s\n") == [], "an embedded store has no other node"
+
+
 def test_a_node_without_the_driver_is_told_the_extra(problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where the driver is not installed: the import system does not find it."""
     monkeypatch.delitem(sys.modules, "asyncpg", raising=False)
