@@ -155,19 +155,6 @@ SCRIPTED: Final = (
         step="2: the mark of the newest change that the node remembers",
         edits=((JUDGEMENT, _COMPLETE, "    complete = state.n >= page\n"),),
     ),
-    Mutant(
-        name="no fence",
-        step="2: a store without what the node remembers is refused",
-        edits=(
-            (JUDGEMENT, _COMPLETE, "    complete = True\n"),
-            (
-                JUDGEMENT,
-                "    if memory is not None and memory.history not in",
-                "    if not listed and memory is not None and memory.history not in",
-            ),
-            (JUDGEMENT, "    if state.history in listed:\n", "    if listed:\n"),
-        ),
-    ),
 )
 """Bugs that a run finds by luck only. Each is found by a scenario: ``scenarios.SCENARIOS``."""
 

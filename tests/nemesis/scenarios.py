@@ -11,6 +11,5 @@ from tests.nemesis import failover, leases
 SCENARIOS: Final[Mapping[str, Callable[..., None]]] = {
     "lease from the reply": partial(leases.late_reply, attempts=6),
     "fence by number only": failover.overtaken_standby,
-    "no fence": failover.yesterdays_dump,
 }
 """Functions of a directory and a ``tree``; with the bug they fail and say ``failover.ACCEPTED``."""
