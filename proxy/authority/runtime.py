@@ -27,7 +27,7 @@ from proxy import __version__
 from proxy.authority.audit_head import AuditHeadLogger
 from proxy.authority.consistency.membership import Membership
 from proxy.authority.consistency.opening import embedded_node, node_row, open_membership
-from proxy.authority.grants.argon2_hasher import Argon2Hasher, HashParameters
+from proxy.authority.grants.argon2_hasher import Argon2Hasher, build_hasher
 from proxy.authority.grants.lease import LeaseHolder, LeaseKeeper
 from proxy.authority.grants.page_writer import PageWriter, open_page
 from proxy.authority.grants.resolver import GrantResolver
@@ -195,7 +195,7 @@ class Authority:
         before, self._settings = self._settings, settings
         if settings.argon2 != before.argon2:
             self._retired.append(self._hasher)
-            self._hasher = _hasher(settings, self.counters)
+            self._hasher = build_hasher(settings.argon2, self._count_hash)
             self._resolver.verifier = self._hasher
         self.services = self._build_services()
         if self._membership is not None:
@@ -301,7 +301,7 @@ class Authority:
         url = store_url(settings.store_address(), settings.data_dir)
         secret = settings.secret_key_bytes() or _own_key(settings, url)
         self._cache_key = cache_key = derived_secrets.cache_key(secret)
-        self._hasher = _hasher(settings, self.counters)
+        self._hasher = build_hasher(settings.argon2, self._count_hash)
         stack.callback(self._close_hashers)
         self._store = await Store.open(
             url,
@@ -345,8 +345,8 @@ class Authority:
         )
         self.services = self._build_services()
         await self._apply_configuration(stack)
-        saw = (lambda _number: None) if self._membership is None else self._membership.saw
-        source = StoreGrants(self._store, self._now, saw)
+        member = self._membership
+        source = StoreGrants(self._store, self._now, *(() if member is None else (member.saw, member.floor)))
         self._resolver = GrantResolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
         self._link = LinkServer(
             settings.data_dir,
@@ -369,7 +369,8 @@ class Authority:
             self._recorder.record(self._older_store(epoch))
         if self._linked:
             # The first query of a process is slow: run one, for a prefix that no token has, before the workers link.
-            await source.resolve((settings.brand,))
+            if member is None or not member.fenced:
+                await source.resolve((settings.brand,))
             await self._admit_workers(stack)
 
     async def _apply_configuration(self, stack: AsyncExitStack) -> None:
@@ -395,8 +396,9 @@ class Authority:
             await roles.sync_config(CONFIGURATION, settings.roles)
 
     async def _superseded(self) -> bool:
-        fenced = self._membership is not None and bool(self._membership.fenced)
-        return not fenced and await self.services.roles.superseded(self._settings.roles)
+        if self._membership is not None and self._membership.fenced:
+            return False
+        return await self.services.roles.superseded(self._settings.roles)
 
     async def _apply_later(self, membership: Membership) -> None:
         await membership.until_followed()
@@ -467,6 +469,9 @@ class Authority:
                 if doubtful and not self._store.in_doubt:
                     _log.warning("the outcome of every change is known again")
 
+    def _count_hash(self, outcome: metrics.HashOutcome) -> None:
+        self.counters.count(metrics.ARGON2, outcome.value)
+
     def _close_hashers(self) -> None:
         for hasher in (*self._retired, self._hasher):
             hasher.close()
@@ -488,13 +493,3 @@ def _own_key(settings: Settings, url: str) -> bytes:
     if not url.startswith("sqlite"):
         raise ConfigurationError("secret_key must be set, the same on every node: store is shared by several nodes")
     return load_or_create(settings.data_dir, sqlite_path(url))
-
-
-def _hasher(settings: Settings, counters: Counters) -> Argon2Hasher:
-    chosen = settings.argon2
-    return Argon2Hasher(
-        HashParameters(time_cost=chosen.iterations, memory_kib=chosen.memory // 1024, parallelism=chosen.parallelism),
-        threads=chosen.threads,
-        queue=chosen.queue,
-        counted=lambda outcome: counters.count(metrics.ARGON2, outcome.value),
-    )

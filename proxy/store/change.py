@@ -67,11 +67,20 @@ class Change(Rows):
         self.actor = actor
         self.now = now
         self.keys: dict[str, None] = {}
+        self.above: int | None = None
+        """The number above which this change continues, if it starts over; otherwise it follows the last one."""
         self._events: list[Event] = []
 
     def touched(self, *keys: str) -> None:
         """Name dependency keys (``core.dependency_keys``) whose grants may now be different."""
         self.keys.update(dict.fromkeys(keys))
+
+    def start_over(self, seen: int) -> None:
+        """Forget all earlier changes, and continue above number ``seen``, in a store with several writers.
+
+        Every cache that has applied a number up to ``seen`` then drops everything when it asks for the changes since.
+        """
+        self.above = seen
 
     def audit(
         self,
@@ -117,5 +126,7 @@ class Change(Rows):
         for start in range(0, len(events), _EVENT_BATCH):
             some = events[start : start + _EVENT_BATCH]
             appended.append(await log.append(self.connection, some, epoch=number))
+        if self.above is not None:
+            await feed.forget(self.connection)
         await feed.append(self.connection, number, mark, tuple(self.keys), self.now)
         return tuple(one for one in appended if one is not None)

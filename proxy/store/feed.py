@@ -29,7 +29,7 @@ _EPOCH = sa.select(sa.func.coalesce(sa.func.max(_C.c.epoch), 0))
 EPOCH_QUERY = Prepared(_EPOCH)
 _FIRST = sa.select(sa.func.coalesce(sa.func.min(_C.c.epoch), 0))
 _HEAD = sa.select(_H.c.n, _H.c.mark).where(_H.c.id == _HEAD_ID)
-_LOCK = _HEAD.add_columns(History()).with_for_update(of=_H)
+_LOCK = _HEAD.add_columns(History(), _H.c.lease_bound).with_for_update(of=_H)
 _MARKED = sa.select(_C.c.mark).where(_C.c.epoch == sa.bindparam("number"))
 
 # One statement, so one snapshot on every database: the number, the oldest change that is kept, and the changes.
@@ -54,12 +54,14 @@ KEPT: Final = 100_000
 class Head:
     """The number of the newest change, 0 before the first, and its mark.
 
-    ``history`` says which history of changes it belongs to (``expressions.History``); "" if that was not asked for.
+    ``history`` says which history of changes it belongs to (``expressions.History``), and ``bound`` is the longest
+    lease of any node, in seconds; "" and 0 if they were not asked for.
     """
 
     n: int
     mark: bytes
     history: str = ""
+    bound: float = 0.0
 
 
 def new_mark() -> bytes:
@@ -97,6 +99,11 @@ async def append(connection: AsyncConnection, number: int, mark: bytes, keys: Se
     """Add the change with this number and mark, the keys it touched and its time (unix seconds), and move the head."""
     await connection.execute(_C.insert().values(epoch=number, mark=mark, touched=list(keys), at=at))
     await connection.execute(_H.update().where(_H.c.id == _HEAD_ID).values(n=number, mark=mark))
+
+
+async def forget(connection: AsyncConnection) -> None:
+    """Delete all changes: whoever asks for those since any number is answered that they are not complete."""
+    await connection.execute(_C.delete())
 
 
 async def has(connection: AsyncConnection, number: int, mark: bytes) -> bool:

@@ -28,12 +28,13 @@ from proxy.store.audit.log import AuditLog
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
 from proxy.store.engine import undisturbed
+from proxy.store.feed import Head
 from proxy.store.records import Changes, GrantRows
 
 OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
 OnDoubt = Callable[[int], None]
 Known = Callable[[int, int], Awaitable[None]]
-Admit = Callable[[], None]
+Admit = Callable[[Head | None], None]
 
 CHANGES_LIMIT: Final = 10_000
 """A reader further behind than this gets no list of changes: dropping its whole cache is cheaper."""

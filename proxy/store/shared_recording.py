@@ -35,6 +35,7 @@ from proxy.store.audit.log import AuditLog
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
 from proxy.store.engine import undisturbed
+from proxy.store.feed import Head
 from proxy.store.recording import Listeners
 from proxy.store.records import Changes, GrantRows
 
@@ -85,7 +86,7 @@ class SharedRecording:
     @asynccontextmanager
     async def change(self, actor: Actor, now: float) -> AsyncIterator[Change]:
         """One mutation (``Store.change``)."""
-        self._listeners.admit()
+        self._listeners.admit(None)
         number = 0
         attempt: _Attempt | None = None
         try:
@@ -93,11 +94,11 @@ class SharedRecording:
                 head = await feed.lock_head(connection)
                 number = head.n
                 # What has to be refused may have become known while the lock was waited for.
-                self._listeners.admit()
+                self._listeners.admit(head)
                 change = Change(connection, actor, now)
                 yield change
                 if not change.empty:
-                    attempt = _Attempt(number=head.n + 1, mark=feed.new_mark(), history=head.history)
+                    attempt = _Attempt(number=_next(head, change), mark=feed.new_mark(), history=head.history)
                     await undisturbed(self._record(change, attempt), name="store-change")
         except OutcomeUnknown as error:
             # Here the connection is free: looking for the outcome takes another one of the same few.
@@ -184,3 +185,8 @@ class SharedRecording:
         """The keys touched after ``epoch``; ``complete`` is false if they cannot be listed."""
         async with self._database.snapshot() as connection:
             return await feed.since(connection, epoch, limit)
+
+
+def _next(head: Head, change: Change) -> int:
+    """The change's number: the next, or, where it starts over, two above, so that the changes since then have a gap."""
+    return head.n + 1 if change.above is None else max(head.n, change.above) + 2

@@ -27,6 +27,7 @@ from proxy.store.audit.reports import Report, ReportsTable
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
+from proxy.store.feed import Head
 from proxy.store.nodes import history
 from proxy.store.nodes.records import AcceptedBy
 from proxy.store.recording import CHANGES_LIMIT, LocalRecording, OnCommit, Recording
@@ -57,7 +58,7 @@ async def _known_at_once(_number: int, _since: int) -> None:
     return None
 
 
-def _admit_all() -> None:
+def _admit_all(_head: Head | None) -> None:
     return None
 
 
@@ -84,8 +85,8 @@ class Store:
         Called for a shared store only, after each change, also one that had nothing to do or was refused, and after
         each ``read``: the answer waits for it, and nothing is locked meanwhile.
         """
-        self.admit: Callable[[], None] = _admit_all
-        """Called before a change of a shared store, and again when it has the lock; raises PatgateError to refuse."""
+        self.admit: Callable[[Head | None], None] = _admit_all
+        """Called before a change of a shared store, and with the head when it has the lock; raises PatgateError."""
         self._audit = AuditLog(database, lambda: self._recording.acknowledged)
         self._recording: Recording = (
             SharedRecording(database, self._audit, self, notify=notify)
@@ -186,14 +187,6 @@ class Store:
         async with self._database.snapshot() as connection:
             await self._recording.begin(connection)
             await self._audit.begin(connection)
-
-    async def start_over(self, seen: int) -> None:
-        """Continue the numbers of changes above ``seen``, and forget all earlier ones (``nodes.history.start_over``).
-
-        Raises StoreUnavailable.
-        """
-        await written(self._database, lambda connection: history.start_over(connection, seen))
-        await self.begin_history()
 
     async def record_creation(self, place: str) -> None:
         """Record the history that a new store is in. Raises StoreUnavailable, and Conflict if another node does it."""

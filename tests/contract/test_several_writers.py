@@ -20,6 +20,7 @@ from proxy.core.ipc.clock import boottime_ns
 from proxy.store import shared_recording, tables
 from proxy.store.dialects import postgresql
 from proxy.store.dialects.postgresql import PostgresqlDialect
+from proxy.store.feed import Head
 from proxy.store.store import Store
 from proxy.store.tokens.usage import Use
 from proxy.store.upkeep.batches import Batches
@@ -235,9 +236,10 @@ async def test_a_change_that_is_not_admitted_changes_nothing(tmp_path: Path) -> 
     async with writers(tmp_path) as (one, two):
         calls = 0
 
-        def fenced() -> None:
+        def fenced(head: Head | None) -> None:
             nonlocal calls
             calls += 1
+            assert (head is None) == (calls == 1)
             if calls == 2:
                 raise StoreUnavailable("the store has another history")
 

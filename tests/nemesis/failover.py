@@ -242,7 +242,7 @@ def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:
         cluster.standby.catch_up()
         cluster.standby.fall_behind()
         revoke()
-        renewed(cluster)
+        # At once: what the nodes have remembered at their last renewal is older.
         for node in cluster.nodes:
             node.pause(node.pids())
         cluster.server.stop("kill")

@@ -39,6 +39,7 @@ MARGIN: Final = 0.02
 """The part of a lease that clocks of two hosts may differ by; their rates are assumed to differ by less than 1 %."""
 SHORTEST_MARGIN: Final = 0.02
 _NS: Final = 1_000_000_000
+_REPLACED: Final = "the store was replaced by another one; whether the change is stored there is unknown"
 _STOPPED: Final = "the change is stored, but whether it is in force on every node is unknown"
 
 _log = get_logger("authority.barrier")
@@ -87,7 +88,7 @@ class OwnNode(Protocol):
 
     @property
     def applied(self) -> int:
-        """The number on its page."""
+        """The newest change that its follower has read and raised the page to."""
         ...
 
     @property
@@ -141,8 +142,13 @@ class Barrier:
     def suspect(self) -> None:
         """The store is another one than before (rule 6); all that was confirmed belongs to the former one."""
         self._not_before_ns = self._clock() + over_after_ns(self.bound)
+        self._fail(_REPLACED)
         self.confirmed = 0
         self._counts.clear()
+
+    def saw_bound(self, bound: float) -> None:
+        """A change was made, or refused, under this lease bound in seconds: its wait must not be shorter."""
+        self._bound = max(self._bound, bound)
 
     async def wait(self, number: int, committed_ns: int) -> None:
         """Return when ``number``, committed at ``committed_ns`` (CLOCK_BOOTTIME) at the latest, is in force everywhere.
@@ -183,7 +189,7 @@ class Barrier:
                     continue
                 self._note(poll)
                 if self._own.history not in ("", poll.history):
-                    self._fail("the store was replaced by another one; whether the change is stored there is unknown")
+                    self._fail(_REPLACED)
                     self._late.clear()
                     continue
                 self._settle(poll, own)
@@ -216,7 +222,7 @@ class Barrier:
 
     def _note(self, poll: Poll) -> None:
         """Note since when each row has had its count of renewals."""
-        self._bound = poll.bound
+        self._bound = max(self._bound, poll.bound)  # it is only ever raised
         now, before = self._clock(), self._counts
         self._counts = {
             member.id: count

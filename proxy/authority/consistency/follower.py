@@ -23,6 +23,7 @@ from proxy.authority.workers.broadcast import Broadcast
 from proxy.core.errors import StoreUnavailable
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
+from proxy.store.nodes.records import FeedHead
 from proxy.store.nodes.sessions import NodeSession
 from proxy.store.records import Changes
 
@@ -50,11 +51,13 @@ class Follower:
         changes_since: ChangesSince,
         history: Callable[[], str],
         replaced: Callable[[], None],
+        read: Callable[[FeedHead], None] = lambda _head: None,
         look: float = LOOK_SECONDS,
     ) -> None:
         """``history`` is the one that is followed ("": none); ``replaced`` is called when another one is found.
 
-        ``look``: seconds between two readings of the head without a notification.
+        ``read`` is called with each head of the one that is followed. ``look``: seconds between two readings of the
+        head without a notification.
         """
         self._session = session
         self._page = page
@@ -62,12 +65,15 @@ class Follower:
         self._changes_since = changes_since
         self._history = history
         self._replaced = replaced
+        self._read = read
         self._look = look
         self._node = ""
         self._acknowledged = 0
         self._wake = asyncio.Event()
         self._announce = asyncio.Event()
         self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self.number = 0
+        """The newest change that was read from the head, with its mark."""
         self.bound = 0.0
         """The longest lease of any node, in seconds, at the last reading."""
         session.on_notify = self._wake.set
@@ -123,6 +129,8 @@ class Follower:
                     continue
                 self.bound = head.bound
                 self.saw(head.n)
+                self.number = max(self.number, head.n)
+                self._read(head)
                 node, reached = self._node, self._page.epoch
                 if node and self._acknowledged < reached:
                     await self._session.acknowledge(node, reached)

@@ -28,6 +28,7 @@ from proxy.core.model import Actor, ActorKind
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.services.nodes import NodeView
+from proxy.store.feed import Head
 from proxy.store.nodes import history
 from proxy.store.nodes.records import AcceptedBy, NodeRow, Remembered
 from proxy.store.nodes.sessions import MemberPoll, NodeSession
@@ -77,6 +78,7 @@ class Membership:
             changes_since=store.changes_since,
             history=lambda: self.history,
             replaced=self.look,
+            read=lambda head: self._node.read(head),
             look=LOOK_SECONDS if listen else POLL_SECONDS,
         )
         self._trust_standby = trust_standby
@@ -108,6 +110,7 @@ class Membership:
         self._store.admit = self._admit
         seen = await self._node.judge_store()
         self.saw(seen.n)
+        self._follower.number = seen.n
         self._broadcast.pushed = self._page.epoch
         if not self.fenced:
             self.followed()
@@ -223,8 +226,10 @@ class Membership:
         page = self._page.epoch
         self._accepting = True
         try:
-            await self._store.start_over(page)
+            await self._store.begin_history()
             async with self._store.change(actor) as change:
+                if await history.needs_new_numbers(change.connection, page):
+                    change.start_over(page)
                 await history.accept(change.connection, seen.history, AcceptedBy.OPERATOR)
                 change.touched(STORE_KEY)
                 change.audit(
@@ -238,10 +243,25 @@ class Membership:
         self._node.accepted()
         _log.warning("the store was accepted as it is: every cache is dropped", seen=page, found=seen.n)
 
-    def _admit(self) -> None:
-        """``Store.admit``: a refused store is not changed, except by its acceptance."""
-        if self.fenced and not self._accepting:
+    def _admit(self, head: Head | None) -> None:
+        """``Store.admit``: no change of a store that is refused, except its acceptance, or that is not judged yet."""
+        if self._accepting:
+            return
+        if self.fenced:
             raise StoreUnavailable(f"this node is fenced and makes no changes: {self.fenced}")
+        if head is None:
+            return
+        if self.history and not self.history.endswith(f"/{head.history}"):
+            # The pool has reached another database before the session has.
+            self.look()
+            raise StoreUnavailable("the store was replaced by another one, which this node has not judged yet")
+        self._barrier.saw_bound(head.bound)
+
+    def floor(self) -> int:
+        """The number that every answer about grants must have reached. Raises StoreUnavailable while fenced."""
+        if self.fenced:
+            raise StoreUnavailable(f"this node is fenced: {self.fenced}")
+        return self._page.epoch
 
     # --- Host of the node, OwnNode of the barrier ---
 
@@ -257,8 +277,8 @@ class Membership:
 
     @property
     def applied(self) -> int:
-        """The number on the page."""
-        return self._page.epoch
+        """The number that the follower has read and raised the page to: the node also knows that change by its mark."""
+        return self._follower.number
 
     @property
     def bound(self) -> float:
@@ -287,7 +307,14 @@ class Membership:
 
     async def start_over(self, seen: int) -> None:
         """Let the store's numbers continue above ``seen``, and every cache drop everything. Raises StoreError."""
-        await self._store.start_over(seen)
+        await self._store.begin_history()
+        async with self._store.change(PROTOCOL_ACTOR) as change:
+            if await history.needs_new_numbers(change.connection, seen):
+                change.start_over(seen)
+                change.touched(STORE_KEY)
+                change.audit(
+                    ACCEPTED, target_kind="store", target_id=self._store.store_id, details={"seen": seen, "by": "node"}
+                )
 
     def record(self, found: str, by: AcceptedBy) -> None:
         """Record in the background that the store is in this history."""

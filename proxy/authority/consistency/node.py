@@ -35,7 +35,7 @@ from proxy.authority.grants.page_writer import PageWriter
 from proxy.core.errors import StoreError
 from proxy.core.ipc.clock import boottime_ns
 from proxy.observe.logs import get_logger
-from proxy.store.nodes.records import AcceptedBy, NodeRow, Remembered, StoreState
+from proxy.store.nodes.records import AcceptedBy, FeedHead, NodeRow, Remembered, StoreState
 from proxy.store.nodes.sessions import NodeSession
 
 RENEWALS_PER_LEASE: Final = 5
@@ -154,6 +154,7 @@ class Node:
         self._page = page
         self._host = host
         self._memory = memory
+        self._saved = memory
         self._trust_standby = trust_standby
         self._owned = owned
         self._clock = clock
@@ -348,12 +349,24 @@ class Node:
 
     def _remember(self, seen: StoreState) -> None:
         ids = frozenset(one.id for one in seen.acceptances)
+        n, mark = seen.n, seen.mark
         if self._memory is not None:
             ids |= self._memory.acceptances
-        remembered = Remembered(n=seen.n, mark=seen.mark, history=seen.history, acceptances=ids)
-        if remembered != self._memory:
-            self._memory = remembered
-            self._host.remember(remembered)
+            if self._memory.history == seen.history and self._memory.n > n:
+                n, mark = self._memory.n, self._memory.mark  # read after this renewal's snapshot
+        self._memory = Remembered(n=n, mark=mark, history=seen.history, acceptances=ids)
+        if self._memory != self._saved:
+            self._saved = self._memory
+            self._host.remember(self._memory)
+
+    def read(self, head: FeedHead) -> None:
+        """Remember the newest change of the store that the node follows, in memory; a renewal writes it to disk.
+
+        Without it, a store that was replaced between two renewals could pass for the one that had this change.
+        """
+        memory = self._memory
+        if memory is not None and self.history == memory.history == head.history and head.n > memory.n:
+            self._memory = replace(memory, n=head.n, mark=head.mark)
 
     def accepted(self) -> None:
         """An operator has accepted the store on this node: forget what was remembered of the former one."""

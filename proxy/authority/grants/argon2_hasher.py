@@ -22,6 +22,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 
 from proxy.core.errors import AuthorityOverloaded
 from proxy.observe.metrics import HashOutcome
+from proxy.settings.model import Argon2
 
 THREADS: Final = 2
 QUEUE: Final = 64
@@ -99,3 +100,13 @@ class Argon2Hasher:
 
     def _free(self, _future: object) -> None:
         self._pending -= 1
+
+
+def build_hasher(chosen: Argon2, counted: Callable[[HashOutcome], None]) -> Argon2Hasher:
+    """The hasher of these settings."""
+    return Argon2Hasher(
+        HashParameters(time_cost=chosen.iterations, memory_kib=chosen.memory // 1024, parallelism=chosen.parallelism),
+        threads=chosen.threads,
+        queue=chosen.queue,
+        counted=counted,
+    )

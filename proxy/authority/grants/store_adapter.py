@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services import grants
@@ -14,16 +15,28 @@ class StoreGrants:
     """``resolver.GrantSource`` and ``server.ChangeFeed`` over a store. All methods raise StoreUnavailable."""
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], saw: Callable[[int], None] = lambda _number: None
+        self,
+        store: Store,
+        clock: Callable[[], float],
+        saw: Callable[[int], None] = lambda _number: None,
+        floor: Callable[[], int] = lambda: 0,
     ) -> None:
-        """``saw`` is called with the number of each answer before it is given."""
+        """``saw`` is called with the number of each answer before it is given.
+
+        ``floor``, called before a question, is the number that its answer must have reached, and may raise
+        StoreUnavailable: a pooled connection may lead to a database that the node has not judged yet.
+        """
         self._store = store
         self._clock = clock
         self._saw = saw
+        self._floor = floor
 
     async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
         """The epoch of one snapshot, and the grant or refusal of each prefix in it."""
+        floor = self._floor()
         as_of, outcomes = await grants.resolve(self._store, prefixes, self._clock())
+        if as_of < floor:
+            raise StoreUnavailable("the store lacks changes that this node has seen")
         # Before any worker of this host decides by it, no other one may decide by an older state.
         self._saw(as_of)
         return as_of, [self._unless_in_doubt(outcome) for outcome in outcomes]

@@ -59,7 +59,7 @@ A change that pruning has removed is older than every one that is left, and coun
 """
 
 HEAD: Final = """
-SELECT n, lease_bound,
+SELECT n, mark, lease_bound,
        to_regclass('changes')::oid::bigint AS relation,
        left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline
 FROM change_head WHERE id = 1

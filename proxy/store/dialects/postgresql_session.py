@@ -108,7 +108,10 @@ class PostgresqlSession:
         async def work(connection: PostgresqlConnection, server: ConnectedServer) -> FeedHead:
             row = _one(await connection.fetchrow(statements.HEAD))
             return FeedHead(
-                n=row["n"], bound=row["lease_bound"], history=server.history(row["timeline"], row["relation"])
+                n=row["n"],
+                mark=row["mark"],
+                bound=row["lease_bound"],
+                history=server.history(row["timeline"], row["relation"]),
             )
 
         return await self._direct.run(work)

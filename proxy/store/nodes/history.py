@@ -7,7 +7,6 @@ promotion, a restored dump or an upgrade with pg_upgrade. Those that are accepte
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Iterable
 from typing import Final
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store import feed, tables
+from proxy.store import tables
 from proxy.store.nodes.records import Acceptance, AcceptedBy
 
 ACCEPTANCES: Final = "accepted_histories"
@@ -69,16 +68,11 @@ async def raise_bound(connection: AsyncConnection, lease: float) -> bool:
     return bool(done.rowcount)
 
 
-async def start_over(connection: AsyncConnection, seen: int) -> None:
-    """Continue the numbers above ``seen``, which another history of the store has used, and forget all earlier changes.
+async def needs_new_numbers(connection: AsyncConnection, seen: int) -> bool:
+    """Whether a change must continue the numbers above ``seen``, which another history of the store has used.
 
-    Every cache that has applied a number up to ``seen`` then drops everything when it asks for the changes since. Where
-    that is so already, nothing is written. The caller commits.
+    Not where the store has forgotten all changes up to there: then a cache that has applied ``seen`` drops everything
+    anyway, when it asks for the changes since.
     """
-    last = (await feed.lock_head(connection)).n
     first = (await connection.execute(sa.select(sa.func.min(tables.changes.c.epoch)))).scalar_one()
-    if first is not None and seen + 1 < first:
-        return
-    number, mark = max(last, seen) + 2, feed.new_mark()
-    await connection.execute(tables.changes.delete())
-    await feed.append(connection, number, mark, (), time.time())
+    return first is None or seen + 1 >= first

@@ -85,9 +85,10 @@ class StoreState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeedHead:
-    """The number of the newest change, the longest lease that any node may have (seconds), and the history."""
+    """The newest change with its mark, the longest lease that any node may have (seconds), and the history."""
 
     n: int
+    mark: bytes
     bound: float
     history: str
 

@@ -294,7 +294,7 @@ async def test_an_older_store_is_refused_until_an_operator_accepts_it(nodes: Nod
             assert "fenced" in await a.unready()
             with pytest.raises(StoreUnavailable, match="fenced"):
                 await set_role(a, "viewer")
-            assert nodes.ids() == [], "nobody waits for a fenced node"
+            await until(lambda: nodes.ids() == [])  # nobody waits for a fenced node
             await a.accept_history(ACTOR)
             await until(lambda: page_a.has_lease() and page_b.has_lease())
             assert page_a.epoch == page_b.epoch > seen, "no number means two changes"
