@@ -45,6 +45,7 @@ from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
+from proxy.observe.metrics import HashOutcome
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import derived_secrets
 from proxy.services.audit.reads import AuditReads
@@ -469,7 +470,7 @@ class Authority:
                 if doubtful and not self._store.in_doubt:
                     _log.warning("the outcome of every change is known again")
 
-    def _count_hash(self, outcome: metrics.HashOutcome) -> None:
+    def _count_hash(self, outcome: HashOutcome) -> None:
         self.counters.count(metrics.ARGON2, outcome.value)
 
     def _close_hashers(self) -> None:

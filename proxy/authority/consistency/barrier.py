@@ -19,7 +19,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -70,6 +70,8 @@ class _Late:
 class _Wait:
     number: int
     committed_ns: int
+    history: str
+    """The history that was followed when it began; "" for the acceptance of a refused store."""
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -142,7 +144,7 @@ class Barrier:
     def suspect(self) -> None:
         """The store is another one than before (rule 6); all that was confirmed belongs to the former one."""
         self._not_before_ns = self._clock() + over_after_ns(self.bound)
-        self._fail(_REPLACED)
+        self._fail(_REPLACED, [wait for wait in self._waits if wait.history])
         self.confirmed = 0
         self._counts.clear()
 
@@ -158,7 +160,7 @@ class Barrier:
         self._own.saw(number)
         if number <= self.confirmed:
             return
-        wait = _Wait(number=number, committed_ns=committed_ns)
+        wait = _Wait(number=number, committed_ns=committed_ns, history=self._own.history)
         self._waits[wait] = None
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="wait for the nodes")
@@ -276,8 +278,8 @@ class Barrier:
         if not wait.done.done():
             wait.done.set_result(None)
 
-    def _fail(self, why: str) -> None:
-        for wait in tuple(self._waits):
+    def _fail(self, why: str, waits: Iterable[_Wait] | None = None) -> None:
+        for wait in tuple(self._waits if waits is None else waits):
             self._waits.pop(wait, None)
             if not wait.done.done():
                 wait.done.set_exception(OutcomeUnknown(why))
