@@ -69,13 +69,19 @@ MUTANTS: Final = (
         edits=(
             (
                 FOLLOWER,
-                "                self.saw(head.n)\n                node, reached = self._node, self._page.epoch\n",
+                "                self.saw(head.n)\n                self.number = max(self.number, head.n)\n",
+                "",
+            ),
+            (
+                FOLLOWER,
+                "                node, reached = self._node, self._page.epoch\n",
                 "                node, reached = self._node, head.n\n",
             ),
             (
                 FOLLOWER,
                 "                        self._acknowledged = reached\n",
-                "                        self._acknowledged = reached\n                self.saw(head.n)\n",
+                "                        self._acknowledged = reached\n                self.saw(head.n)\n"
+                "                self.number = max(self.number, head.n)\n",
             ),
         ),
         faults=("proxy slow 60",),
