@@ -347,7 +347,8 @@ class Authority:
         self.services = self._build_services()
         await self._apply_configuration(stack)
         member = self._membership
-        source = StoreGrants(self._store, self._now, *(() if member is None else (member.saw, member.floor)))
+        judged = () if member is None else (member.saw, member.floor, member.require_followed)
+        source = StoreGrants(self._store, self._now, *judged)
         self._resolver = GrantResolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
         self._link = LinkServer(
             settings.data_dir,

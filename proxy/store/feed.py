@@ -30,6 +30,7 @@ EPOCH_QUERY = Prepared(_EPOCH)
 _FIRST = sa.select(sa.func.coalesce(sa.func.min(_C.c.epoch), 0))
 _HEAD = sa.select(_H.c.n, _H.c.mark).where(_H.c.id == _HEAD_ID)
 _LOCK = _HEAD.add_columns(History(), _H.c.lease_bound).with_for_update(of=_H)
+_LOCATED = _HEAD.add_columns(History())
 _MARKED = sa.select(_C.c.mark).where(_C.c.epoch == sa.bindparam("number"))
 
 # One statement, so one snapshot on every database: the number, the oldest change that is kept, and the changes.
@@ -77,6 +78,11 @@ async def epoch(connection: AsyncConnection) -> int:
 async def head(connection: AsyncConnection) -> Head:
     """The head, without a lock."""
     return await _head(connection, _HEAD)
+
+
+async def located_head(connection: AsyncConnection) -> Head:
+    """The head and its history, without a lock. Raises StoreUnavailable."""
+    return await _head(connection, _LOCATED)
 
 
 async def lock_head(connection: AsyncConnection) -> Head:

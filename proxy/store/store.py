@@ -179,6 +179,11 @@ class Store:
         """
         await self._recording.skip_to(epoch)
 
+    async def history(self) -> str:
+        """Which history of changes answers now ("" for an embedded store). Raises StoreUnavailable."""
+        async with self._database.snapshot() as connection:
+            return (await feed.located_head(connection)).history
+
     async def begin_history(self) -> None:
         """Forget what this process remembers of the store: another history of it was accepted.
 

@@ -21,7 +21,6 @@ SEED = 5
     [
         failover.lagging_standby,
         failover.complete_standby,
-        failover.overtaken_standby,
         failover.yesterdays_dump,
     ],
     ids=lambda scenario: scenario.__name__,

@@ -257,6 +257,16 @@ class Membership:
             raise StoreUnavailable("the store was replaced by another one, which this node has not judged yet")
         self._barrier.saw_bound(head.bound)
 
+    async def require_followed(self) -> None:
+        """Raise StoreUnavailable if the pool reaches another database than the one that this node follows.
+
+        Called after each question about grants: a number alone does not tell one database from the other.
+        """
+        found = await self._store.history()
+        if not self.history.endswith(f"/{found}"):
+            self.look()
+            raise StoreUnavailable("the store was replaced by another one, which this node has not judged yet")
+
     def floor(self) -> int:
         """The number that every answer about grants must have reached. Raises StoreUnavailable while fenced."""
         if self.fenced:
