@@ -108,6 +108,7 @@ class SharedRecording:
         except StoreError:
             raise  # this reveals nothing
         except Exception:
+            # Raised again: a refusal reveals the state, too (rule 2).
             await self._revealed(number)
             raise
         if attempt is not None:
@@ -126,6 +127,7 @@ class SharedRecording:
         except StoreError:
             raise
         except Exception:
+            # Raised again: a refusal reveals the state, too (rule 2).
             await self._revealed(number)
             raise
         await self._revealed(number)

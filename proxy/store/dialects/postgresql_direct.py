@@ -94,7 +94,7 @@ class DirectConnection:
             except _FAILURES as error:
                 self._drop()
                 raise unavailable(error) from error
-            except BaseException:
+            except BaseException:  # also a cancellation: the connection is in an unknown state
                 self._drop()
                 raise
             if connection.warnings:
@@ -157,7 +157,7 @@ class DirectConnection:
             if connection is not None:
                 connection.terminate()
             raise unavailable(error) from error
-        except BaseException:
+        except BaseException:  # also a cancellation: nobody else would close it
             if connection is not None:
                 connection.terminate()
             raise

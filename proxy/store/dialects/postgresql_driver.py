@@ -333,7 +333,7 @@ class Servers:
                 readable = await connection.fetchval(
                     "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'"
                 )
-            except BaseException:
+            except BaseException:  # also a cancellation: nobody else would close it
                 connection.terminate()
                 raise
         if readable:
