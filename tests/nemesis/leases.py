@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,10 +12,12 @@ from tests.nemesis.cluster import Cluster
 from tests.nemesis.failover import ACCEPTED, OWNER, Watch
 from tests.nemesis.faults import DELIVERED_SECONDS
 from tests.support.gateway import ROOT
-from tests.support.process import wait_until
+from tests.support.process import HANGS_SECONDS
 
 HOLD_SECONDS: Final = 0.6
 """How long an answer is held back: less than a node with a lease of two seconds waits for it."""
+TRY_SECONDS: Final = 1.2
+"""How long a renewal is waited for: two intervals and the time that a busy machine takes to start ``psql``."""
 AFTER_SECONDS: Final = 3.0
 """How long a node is watched after the answer: longer than a lease that began with it."""
 
@@ -39,9 +42,8 @@ def _attempt(cluster: Cluster, number: int) -> None:
     token = sound.token(owner)
     with Watch([late], [token]) as watch:
         watch.until_all([late], token, 200, times=50)
-        proxy.command("notify off")
-        known = _renewals(cluster)
-        proxy.command("stall down")
+        _hold_a_renewal(cluster, lambda: watch.until_all([late], token, 200, times=50))
+        executed = time.monotonic()
         answered: list[float] = []
 
         def revoke() -> None:
@@ -49,9 +51,6 @@ def _attempt(cluster: Cluster, number: int) -> None:
                 control.revoke(token)
             answered.append(time.monotonic())
 
-        # Each node renews; the sound one alone can have done so without the other's being executed, too.
-        wait_until(lambda: all(count > known.get(node, 0) for node, count in _renewals(cluster).items()), "a renewal")
-        executed = time.monotonic()
         revoking = threading.Thread(target=revoke, name="revoke")
         revoking.start()
         time.sleep(max(0.0, executed + HOLD_SECONDS - time.monotonic()))
@@ -64,6 +63,30 @@ def _attempt(cluster: Cluster, number: int) -> None:
         time.sleep(AFTER_SECONDS)
         assert answered, "the revocation was not acknowledged"
         assert not watch.after(answered[0], token)[200], f"{ACCEPTED}: n{late.number}"
+
+
+def _hold_a_renewal(cluster: Cluster, recovered: Callable[[], None]) -> None:
+    """Let a renewal of the proxied node be executed, and hold its answer back.
+
+    It can be the answer to another question that is held back. Then the node gives up its connection, and renews no
+    more: the proxy is mended, and as soon as the node has ``recovered``, this is tried again.
+    """
+    proxy = cluster.proxies[1]
+    deadline = time.monotonic() + HANGS_SECONDS
+    while True:
+        proxy.command("notify off")
+        proxy.command("stall down")
+        known = _renewals(cluster)  # now: each renewal that is counted from here on has no answer
+        tried = time.monotonic() + TRY_SECONDS
+        while time.monotonic() < tried:
+            # Each node renews; the sound one alone can have done so without the other's being executed, too.
+            now = _renewals(cluster)
+            if known.keys() == now.keys() and all(now[node] > count for node, count in known.items()):
+                return
+        assert time.monotonic() < deadline, "no renewal could be held back"
+        proxy.command("mend")
+        cluster.nodes[1].wait_ready()
+        recovered()
 
 
 def _renewals(cluster: Cluster) -> dict[str, int]:
