@@ -190,6 +190,7 @@ async def _until_stopped(stop: asyncio.Event, authority: Authority) -> None:
     try:
         await asyncio.wait((stopped, lost), return_when=asyncio.FIRST_COMPLETED)
         if lost.done():
+            lost.result()
             raise DataDirLost("the data directory was taken away or given to another patgate")
     finally:
         stopped.cancel()

@@ -26,7 +26,7 @@ from typing import Final, Self
 from proxy import __version__
 from proxy.authority.audit_head import AuditHeadLogger
 from proxy.authority.consistency.membership import Membership
-from proxy.authority.consistency.opening import embedded_node, node_row, open_membership
+from proxy.authority.consistency.opening import embedded_node, node_row, open_membership, open_store
 from proxy.authority.grants.argon2_hasher import Argon2Hasher, build_hasher
 from proxy.authority.grants.lease import LeaseHolder, LeaseKeeper
 from proxy.authority.grants.page_writer import PageWriter, open_page
@@ -39,7 +39,7 @@ from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.authority.workers.recorder import BATCH, SHARED_EVENTS, RequestRecorder
 from proxy.authority.workers.server import LinkServer
-from proxy.core.errors import ConfigurationError, Conflict, StoreError, StoreUnavailable
+from proxy.core.errors import AuthorityError, ConfigurationError, Conflict, StoreError, StoreUnavailable
 from proxy.core.ipc.clock import boottime_ns
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
 from proxy.core.reasons import Reason
@@ -105,6 +105,7 @@ class Authority:
         self.counters = Counters()
         self.housekeeping = Housekeeping(self)
         self._ended = asyncio.Event()
+        self._leasing: asyncio.Task[None] | None = None
         self._status = GatewayStatus()
         self._retired: list[Argon2Hasher] = []
         self._cache_key = b""
@@ -183,8 +184,13 @@ class Authority:
         self._recorder.omit(count)
 
     async def lost(self) -> None:
-        """Return when the data directory is no longer ours; the process must end then."""
+        """Return when the data directory is no longer ours; the process must end then.
+
+        Raises AuthorityError if it must end because a task has failed that no lease may be held without.
+        """
         await self._ended.wait()
+        if self._leasing is not None and self._leasing.exception() is not None:
+            raise AuthorityError("a task of the authority has failed, and is reported above: it has to start again")
 
     async def follow(self, settings: Settings) -> None:
         """Apply new settings; the roles of the configuration are written as any other change.
@@ -304,12 +310,7 @@ class Authority:
         self._cache_key = cache_key = derived_secrets.cache_key(secret)
         self._hasher = build_hasher(settings.argon2, self._count_hash)
         stack.callback(self._close_hashers)
-        self._store = await Store.open(
-            url,
-            key_fingerprint=derived_secrets.fingerprint(secret),
-            notify=settings.store_feed == "notify",
-            session=settings.session_address() if settings.store_session is not None else None,
-        )
+        self._store = await open_store(settings, url, secret)
         stack.push_async_callback(self._store.close)
         epoch = await self._store.epoch()
         self._page = open_page(
@@ -347,8 +348,7 @@ class Authority:
         self.services = self._build_services()
         await self._apply_configuration(stack)
         member = self._membership
-        judged = () if member is None else (member.saw, member.floor, member.require_followed)
-        source = StoreGrants(self._store, self._now, *judged)
+        source = StoreGrants(self._store, self._now, *(() if member is None else (member.saw,)))
         self._resolver = GrantResolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
         self._link = LinkServer(
             settings.data_dir,
@@ -362,7 +362,8 @@ class Authority:
         self._store.when_lost(self._lease.look)
         self._audit_log = AuditHeadLogger(self._store)
         if self._linked:
-            await self._audit_log.check()
+            if not (member and member.fenced):
+                await self._audit_log.check()
             # At the end of a stop, when the recorder has written its queue.
             stack.callback(self._audit_log.log_head)
         self._recorder.start()
@@ -371,7 +372,7 @@ class Authority:
             self._recorder.record(self._older_store(epoch))
         if self._linked:
             # The first query of a process is slow: run one, for a prefix that no token has, before the workers link.
-            if member is None or not member.fenced:
+            if not (member and member.fenced):
                 await source.resolve((settings.brand,))
             await self._admit_workers(stack)
 
@@ -431,8 +432,9 @@ class Authority:
         stack.push_async_callback(self._link.close)
         await self._link.start()
         await self._lease.start()
-        lease = asyncio.create_task(self._keep_lease(), name="lease")
+        self._leasing = lease = asyncio.create_task(self._lease.run(), name="lease")
         lease.add_done_callback(defects.noted)
+        lease.add_done_callback(lambda _: self._ended.set())
         settling = asyncio.create_task(self._keep_settled(), name="settle the store")
         settling.add_done_callback(defects.noted)
         tasks = [lease, settling]
@@ -447,10 +449,6 @@ class Authority:
             await asyncio.gather(*tasks, return_exceptions=True)
 
         stack.push_async_callback(end_lease)
-
-    async def _keep_lease(self) -> None:
-        await self._lease.run()
-        self._ended.set()
 
     def _owned(self) -> bool:
         return self._page.is_in_place() and self._store.is_in_place()

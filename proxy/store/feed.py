@@ -33,11 +33,14 @@ _LOCK = _HEAD.add_columns(History(), _H.c.lease_bound).with_for_update(of=_H)
 _LOCATED = _HEAD.add_columns(History())
 _MARKED = sa.select(_C.c.mark).where(_C.c.epoch == sa.bindparam("number"))
 
-# One statement, so one snapshot on every database: the number, the oldest change that is kept, and the changes.
-_NOW = sa.select(_EPOCH.scalar_subquery().label("now"), _FIRST.scalar_subquery().label("first")).subquery("kept")
+# One statement, so one snapshot on every database: the number, the oldest change that is kept,
+# the history and the changes.
+_NOW = sa.select(
+    _EPOCH.scalar_subquery().label("now"), _FIRST.scalar_subquery().label("first"), History().label("history")
+).subquery("kept")
 _KNOWN, _MOST = sa.bindparam("known", type_=sa.BigInteger), sa.bindparam("most", type_=sa.BigInteger)
 _SINCE = (
-    sa.select(_NOW.c.now, _NOW.c.first, _C.c.touched)
+    sa.select(_NOW.c.now, _NOW.c.first, _NOW.c.history, _C.c.touched)
     .select_from(
         _NOW.outerjoin(
             _C,
@@ -112,22 +115,22 @@ async def forget(connection: AsyncConnection) -> None:
     await connection.execute(_C.delete())
 
 
-async def has(connection: AsyncConnection, number: int, mark: bytes) -> bool:
-    """Whether the change with this number has this mark."""
+async def has(connection: AsyncConnection, number: int, mark: bytes) -> bool | None:
+    """Whether the change with this number has this mark; None if there is no such row, or it has no mark."""
     found = (await connection.execute(_MARKED, {"number": number})).scalar_one_or_none()
-    return found is not None and bytes(found) == mark
+    return None if found is None else bytes(found) == mark
 
 
 async def since(connection: AsyncConnection, known: int, limit: int) -> Changes:
     """The distinct keys touched after epoch ``known``, oldest first, of at most ``limit`` changes, in one statement."""
     rows = (await connection.execute(_SINCE, {"known": known, "most": limit})).all()
-    now, first = int(rows[0].now), int(rows[0].first)
+    now, first, history = int(rows[0].now), int(rows[0].first), rows[0].history
     if known == now:
-        return Changes(epoch=now, keys=(), complete=True)
+        return Changes(epoch=now, keys=(), complete=True, history=history)
     if known > now or now - known > limit or known + 1 < first:
-        return Changes(epoch=now, keys=(), complete=False)
+        return Changes(epoch=now, keys=(), complete=False, history=history)
     keys = dict.fromkeys(key for row in rows for key in row.touched or ())
-    return Changes(epoch=now, keys=tuple(keys), complete=True)
+    return Changes(epoch=now, keys=tuple(keys), complete=True, history=history)
 
 
 async def prune(connection: AsyncConnection, limit: int, *, kept: int = KEPT) -> int:

@@ -1,6 +1,7 @@
 """Reading everything that a token's grant depends on, in one statement.
 
-One statement is one snapshot on every database, so the epoch that it reads is exactly the epoch of the other rows.
+One statement is one snapshot on every database, so the epoch that it reads is exactly the epoch of the other rows, and
+the history says which database has answered.
 A token that reaches several organisations yields a row for each of them; every other token yields one row.
 """
 
@@ -20,10 +21,13 @@ from proxy.store import tables
 from proxy.store.dialects.dialect import Database, Dialect
 from proxy.store.engine import Prepared
 from proxy.store.records import GrantRows, OrgGrantRow, TokenGrantRow
+from proxy.store.sql.expressions import History
 
 _T, _U, _O, _M, _R = tables.tokens, tables.users, tables.orgs, tables.members, tables.roles
 _EACH, _ATTACHED, _REACHED, _THERE = _M.alias("each"), tables.token_orgs, _O.alias("reached"), _R.alias("there")
-_EPOCH = sa.select(sa.func.coalesce(sa.func.max(tables.changes.c.epoch), 0).label("as_of")).subquery("epoch")
+_EPOCH = sa.select(
+    sa.func.coalesce(sa.func.max(tables.changes.c.epoch), 0).label("as_of"), History().label("history")
+).subquery("epoch")
 
 # Whose role counts: a key's own, the membership's in the token's organisation, or the owner's in the account.
 _ROLE = sa.case(
@@ -72,6 +76,7 @@ def _select(size: int) -> sa.Select[*tuple[Any, ...]]:
         _T.c.rotated_at,
         _REACHED.c.policy,
         _T.c.ip_ranges,
+        _EPOCH.c.history,
     )
     return sa.select(*columns).select_from(
         _EPOCH.outerjoin(_T, _T.c.id.in_(ids))
@@ -131,7 +136,9 @@ def _grant_rows(rows: Sequence[tuple[Any, ...]]) -> GrantRows:
             orgs.setdefault(row[1], []).append(_org(row))
     tokens = {row[1]: row for row in rows if row[1] is not None}
     return GrantRows(
-        as_of=rows[0][0], tokens={id_: _token(row, tuple(orgs.get(id_, ()))) for id_, row in tokens.items()}
+        as_of=rows[0][0],
+        tokens={id_: _token(row, tuple(orgs.get(id_, ()))) for id_, row in tokens.items()},
+        history=rows[0][29],
     )
 
 

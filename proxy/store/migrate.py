@@ -7,6 +7,8 @@ start together one migrates: the version is read after the lock of those who ope
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import StoreNewerSchema
 from proxy.store import dialects
+from proxy.store.nodes import history
+from proxy.store.nodes.records import Remembered, StoreState
 
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision that this version knows, oldest first. A test compares them with the scripts."""
 
+Look = Callable[[Remembered | None], Awaitable[StoreState]]
+"""What the store is like, for the one who remembers another state of it (``nodes.history.seen``)."""
+BeforeMigration = Callable[[str | None, Look], Awaitable[None]]
+"""Called with the revision that was found (None: an empty database), before anything is written; may refuse it."""
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 _VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.String))
 
@@ -30,12 +38,12 @@ async def version(connection: AsyncConnection) -> str | None:
     return (await connection.execute(sa.select(_VERSION.c.version_num))).scalar_one_or_none()
 
 
-async def run(connection: AsyncConnection) -> None:
+async def run(connection: AsyncConnection, before: BeforeMigration | None = None) -> None:
     """Migrate to the newest revision, inside the transaction of ``connection``, which the caller commits.
 
-    Other processes that open the store wait until then.
+    Other processes that open the store wait until then. ``before`` is called if there is something to do.
 
-    Raises StoreNewerSchema for a revision that this version does not know.
+    Raises what ``before`` raises, and StoreNewerSchema for a revision that this version does not know.
     """
     await dialects.of_connection(connection).lock_schema(connection)
     found = await version(connection)
@@ -43,6 +51,8 @@ async def run(connection: AsyncConnection) -> None:
         return
     if found is not None and found not in REVISIONS:
         raise StoreNewerSchema("the store was written by a newer version of patgate: install that version or newer")
+    if before is not None:
+        await before(found, partial(history.seen, connection))
     await connection.run_sync(_upgrade)
 
 

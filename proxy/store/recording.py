@@ -22,13 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable
 from proxy.core.model import Actor, ActorKind
-from proxy.store import feed
+from proxy.store import feed, grants
 from proxy.store.audit.chain import Appended, Event, Occurred
 from proxy.store.audit.log import AuditLog
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
 from proxy.store.engine import undisturbed
 from proxy.store.feed import Head
+from proxy.store.nodes.asking import Asking
 from proxy.store.records import Changes, GrantRows
 
 OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
@@ -50,6 +51,7 @@ class Listeners(Protocol):
     on_doubt: OnDoubt
     known: Known
     admit: Admit
+    ask: Asking
 
 
 class Recording(Protocol):
@@ -69,7 +71,7 @@ class Recording(Protocol):
         """Read where the store stands, when it is opened."""
         ...
 
-    def change(self, actor: Actor, now: float) -> AbstractAsyncContextManager[Change]:
+    def change(self, actor: Actor, now: float, admit: Admit | None = None) -> AbstractAsyncContextManager[Change]:
         """One mutation (``Store.change``)."""
         ...
 
@@ -85,8 +87,8 @@ class Recording(Protocol):
         """Use up the numbers up to ``epoch`` (``Store.skip_to``)."""
         ...
 
-    def as_announced(self, found: GrantRows) -> GrantRows:
-        """What was read, with the number that the state was announced under."""
+    async def resolve(self, token_ids: Sequence[str]) -> GrantRows:
+        """Everything that decides about these tokens (``Store.resolve``)."""
         ...
 
     async def changes_since(self, epoch: int, limit: int) -> Changes:
@@ -127,8 +129,8 @@ class LocalRecording:
         self._announced = await feed.epoch(connection)
 
     @asynccontextmanager
-    async def change(self, actor: Actor, now: float) -> AsyncIterator[Change]:
-        """One mutation (``Store.change``)."""
+    async def change(self, actor: Actor, now: float, admit: Admit | None = None) -> AsyncIterator[Change]:
+        """One mutation (``Store.change``); nothing has to be admitted here."""
         async with self._database.write() as connection:
             await self._catch_up(connection)
             change = Change(connection, actor, now)
@@ -227,8 +229,9 @@ class LocalRecording:
         event = Event(action=_VOID, target_kind="store", target_id="", details={"change": number})
         return await self._log.append(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
 
-    def as_announced(self, found: GrantRows) -> GrantRows:
-        """What was read: while a change is in doubt, the state before it has its number."""
+    async def resolve(self, token_ids: Sequence[str]) -> GrantRows:
+        """What decides about these tokens. While a change is in doubt, the state before it has its number."""
+        found = await grants.read(self._database, token_ids)
         return found if self._doubt is None else replace(found, as_of=self._as_announced(found.as_of))
 
     async def changes_since(self, epoch: int, limit: int) -> Changes:

@@ -146,6 +146,8 @@ class GrantRows:
 
     as_of: int
     tokens: Mapping[str, TokenGrantRow]
+    history: str = ""
+    """Which history of changes ``as_of`` belongs to (``feed.Head``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +209,8 @@ class Changes:
     epoch: int
     keys: tuple[str, ...]
     complete: bool
+    history: str = ""
+    """Which history of changes they belong to (``feed.Head``)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,12 +13,15 @@ Rules of this module:
    ``InDoubt``; with the same idempotency key it may try again.
 5. A commit that has begun is finished also for a caller that has gone; every wait after it ends for that caller. A
    commit has a deadline (``Database.commit``), so the connection is free again.
+6. What is answered is from the store that this node follows: its history is read in the same snapshot and judged
+   (``nodes.asking``), again at the end, because the wait raises the page to the number. A change that is stored in a
+   store that was replaced meanwhile is in doubt.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -29,14 +32,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import InDoubt, OutcomeUnknown, StoreError, StoreUnavailable
 from proxy.core.ipc.clock import boottime_ns
 from proxy.core.model import Actor
-from proxy.store import feed
+from proxy.store import feed, grants
 from proxy.store.audit.chain import Appended
 from proxy.store.audit.log import AuditLog
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
 from proxy.store.engine import undisturbed
 from proxy.store.feed import Head
-from proxy.store.recording import Listeners
+from proxy.store.nodes.asking import Judge
+from proxy.store.recording import Admit, Listeners
 from proxy.store.records import Changes, GrantRows
 
 RESOLVE_SECONDS: Final = 5.0
@@ -84,17 +88,19 @@ class SharedRecording:
         self._acknowledged = await feed.epoch(connection)
 
     @asynccontextmanager
-    async def change(self, actor: Actor, now: float) -> AsyncIterator[Change]:
+    async def change(self, actor: Actor, now: float, admit: Admit | None = None) -> AsyncIterator[Change]:
         """One mutation (``Store.change``)."""
-        self._listeners.admit(None)
+        admit = admit or self._listeners.admit
+        admit(None)
         number = 0
+        head: Head | None = None
         attempt: _Attempt | None = None
         try:
             async with self._database.write() as connection:
                 head = await feed.lock_head(connection)
                 number = head.n
                 # What has to be refused may have become known while the lock was waited for.
-                self._listeners.admit(head)
+                admit(head)
                 change = Change(connection, actor, now)
                 yield change
                 if not change.empty:
@@ -108,9 +114,11 @@ class SharedRecording:
         except StoreError:
             raise  # this reveals nothing
         except Exception:
-            # Raised again: a refusal reveals the state, too (rule 2).
+            # Raised again: a refusal reveals the state, too (rule 2), if it is that of the right store (rule 6).
+            admit(head)
             await self._revealed(number)
             raise
+        self._require_admitted(admit, head, attempt)
         if attempt is not None:
             number = attempt.number
             self._recorded(attempt)
@@ -119,18 +127,35 @@ class SharedRecording:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Rows]:
         """The repositories over one snapshot (``Store.read``)."""
-        number = 0
+        judge = self._listeners.ask()
+        head: Head | None = None
         try:
             async with self._database.snapshot() as connection:
-                number = await feed.epoch(connection)
+                head = await feed.located_head(connection)
+                judge(head.n, head.history)
                 yield Rows(connection)
         except StoreError:
             raise
         except Exception:
             # Raised again: a refusal reveals the state, too (rule 2).
-            await self._revealed(number)
+            await self._read(head, judge)
             raise
-        await self._revealed(number)
+        await self._read(head, judge)
+
+    async def _read(self, head: Head | None, judge: Judge) -> None:
+        """Return when an answer may reveal what was read from the store with this head."""
+        if head is not None:
+            judge(head.n, head.history)  # it may have been replaced meanwhile (rule 6)
+            await self._revealed(head.n)
+
+    def _require_admitted(self, admit: Admit, head: Head | None, attempt: _Attempt | None) -> None:
+        """Raise the reason if the store was refused or replaced while a change was made (rule 6)."""
+        try:
+            admit(head)
+        except StoreUnavailable as error:
+            if attempt is None:
+                raise
+            raise InDoubt(_IN_DOUBT) from error
 
     async def _revealed(self, number: int) -> None:
         """Return when an answer may reveal the state as of this change (rule 2)."""
@@ -162,14 +187,19 @@ class SharedRecording:
             raise StoreUnavailable("the connection to the store was lost, and nothing was changed") from error
 
     async def _look(self, attempt: _Attempt) -> bool | None:
-        """Whether the change is stored (rule 4); None if another history answers. Tries until it is cancelled."""
+        """Whether the change is stored (rule 4); None if nobody can know it. Tries until it is cancelled.
+
+        Nobody can if another history answers, or if the changes of that time were forgotten.
+        """
         while True:
             try:
                 async with self._database.write() as connection:
                     head = await feed.lock_head(connection)
                     if head.history != attempt.history:
                         return None
-                    return await feed.has(connection, attempt.number, attempt.mark)
+                    stored = await feed.has(connection, attempt.number, attempt.mark)
+                    # The row of a smaller number is gone only if changes were forgotten (``Change.start_over``).
+                    return False if stored is None and head.n < attempt.number else stored
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -179,14 +209,21 @@ class SharedRecording:
     async def skip_to(self, epoch: int) -> None:
         """Nothing to do: a number that is not in the store was announced by nobody."""
 
-    def as_announced(self, found: GrantRows) -> GrantRows:
-        """What was read, unchanged."""
+    async def resolve(self, token_ids: Sequence[str]) -> GrantRows:
+        """Everything that decides about these tokens (``Store.resolve``)."""
+        judge = self._listeners.ask()
+        found = await grants.read(self._database, token_ids)
+        judge(found.as_of, found.history)
         return found
 
     async def changes_since(self, epoch: int, limit: int) -> Changes:
         """The keys touched after ``epoch``; ``complete`` is false if they cannot be listed."""
+        judge = self._listeners.ask()
         async with self._database.snapshot() as connection:
-            return await feed.since(connection, epoch, limit)
+            found = await feed.since(connection, epoch, limit)
+        # The last step, so that the caller has it before anything else is judged.
+        judge(found.epoch, found.history)
+        return found
 
 
 def _next(head: Head, change: Change) -> int:

@@ -14,13 +14,13 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import StoreUnavailable, WrongKey
 from proxy.core.model import Actor
-from proxy.store import dialects, feed, grants, migrate, store_info
+from proxy.store import dialects, feed, migrate, store_info
 from proxy.store.audit.chain import ChainVerification, Mark, Occurred, Outdated
 from proxy.store.audit.log import AuditLog
 from proxy.store.audit.reports import Report, ReportsTable
@@ -28,9 +28,11 @@ from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.dialects.dialect import Database
 from proxy.store.feed import Head
-from proxy.store.nodes import history
+from proxy.store.migrate import BeforeMigration
+from proxy.store.nodes import asking, history
+from proxy.store.nodes.asking import Asking
 from proxy.store.nodes.records import AcceptedBy
-from proxy.store.recording import CHANGES_LIMIT, LocalRecording, OnCommit, Recording
+from proxy.store.recording import CHANGES_LIMIT, Admit, LocalRecording, OnCommit, Recording
 from proxy.store.records import Changes, GrantRows
 from proxy.store.shared_recording import SharedRecording
 from proxy.store.tokens import usage
@@ -44,6 +46,8 @@ _PRUNE_BATCH: Final = 500
 """Rows in one transaction of pruning: others wait some milliseconds for the writer."""
 _WRITER_KEPT_SECONDS: Final = 7 * 86400.0
 """How long a writer may be without an answer about its last batch and still be recognised (``batches``)."""
+
+_Result = TypeVar("_Result")
 
 
 async def _announce_nothing(_epoch: int, _keys: Sequence[str]) -> None:
@@ -86,8 +90,13 @@ class Store:
         each ``read``: the answer waits for it, and nothing is locked meanwhile.
         """
         self.admit: Callable[[Head | None], None] = _admit_all
-        """Called before a change of a shared store, and with the head when it has the lock; raises PatgateError."""
-        self._audit = AuditLog(database, lambda: self._recording.acknowledged)
+        """Called before a change of a shared store, with the head when it has the lock, and again after the commit.
+
+        Raises StoreUnavailable.
+        """
+        self.ask: Asking = asking.ask_anything
+        """Called before each question to a shared store, and before each write that is no change (``nodes.asking``)."""
+        self._audit = AuditLog(database, lambda: self._recording.acknowledged, lambda: self.ask())
         self._recording: Recording = (
             SharedRecording(database, self._audit, self, notify=notify)
             if database.shared
@@ -104,11 +113,13 @@ class Store:
         readers: int = 4,
         notify: bool = True,
         session: str | None = None,
+        before_migration: BeforeMigration | None = None,
     ) -> Store:
         """Open the database at ``url`` (``address.store_url``); create or migrate it if needed.
 
         ``notify``: changes wake those who listen for them, if the database can do that. ``session`` is the address
-        without the transaction pooler that stands at ``url``, if there is one.
+        without the transaction pooler that stands at ``url``, if there is one. ``before_migration`` is called in the
+        transaction that would create or migrate the tables, and may refuse that by an exception.
 
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey if ``key_fingerprint`` (``services.derived_secrets``) is
         not the one that the store was created with.
@@ -120,7 +131,7 @@ class Store:
         try:
             await store._database.open()
             async with store._database.write() as connection:
-                await migrate.run(connection)
+                await migrate.run(connection, before_migration)
                 store.store_id = await _identify(connection, key_fingerprint)
                 await store._recording.begin(connection)
                 await store._audit.begin(connection)
@@ -145,15 +156,18 @@ class Store:
         """Whether other processes may change the store too."""
         return self._database.shared
 
-    def change(self, actor: Actor, now: float | None = None) -> AbstractAsyncContextManager[Change]:
+    def change(
+        self, actor: Actor, now: float | None = None, *, admit: Admit | None = None
+    ) -> AbstractAsyncContextManager[Change]:
         """One mutation by ``actor`` at ``now`` (unix seconds; by default the current time).
 
-        Leaving the block commits and announces it; an exception undoes all of it.
+        ``admit`` is called instead of ``Store.admit``, for this change only. Leaving the block commits and announces
+        the change; an exception undoes all of it.
 
         Raises Conflict and StoreUnavailable, with nothing changed; OutcomeUnknown if it may or may not be stored; and
         DataDirLost if the store's files are gone. Nothing is acknowledged then.
         """
-        return self._recording.change(actor, time.time() if now is None else now)
+        return self._recording.change(actor, time.time() if now is None else now, admit)
 
     @property
     def in_doubt(self) -> frozenset[str]:
@@ -179,23 +193,17 @@ class Store:
         """
         await self._recording.skip_to(epoch)
 
-    async def history(self) -> str:
-        """Which history of changes answers now ("" for an embedded store). Raises StoreUnavailable."""
-        async with self._database.snapshot() as connection:
-            return (await feed.located_head(connection)).history
-
-    async def begin_history(self) -> None:
-        """Forget what this process remembers of the store: another history of it was accepted.
+    async def begin_history(self, connection: AsyncConnection) -> None:
+        """Forget what this process remembers of the store: another history of it is accepted, in this transaction.
 
         Raises StoreUnavailable.
         """
-        async with self._database.snapshot() as connection:
-            await self._recording.begin(connection)
-            await self._audit.begin(connection)
+        await self._recording.begin(connection)
+        await self._audit.begin(connection)
 
     async def record_creation(self, place: str) -> None:
         """Record the history that a new store is in. Raises StoreUnavailable, and Conflict if another node does it."""
-        await written(self._database, lambda connection: history.accept(connection, place, AcceptedBy.CREATION))
+        await self._write(lambda connection: history.accept(connection, place, AcceptedBy.CREATION))
 
     def read(self) -> AbstractAsyncContextManager[Rows]:
         """The repositories over one snapshot, for an answer to somebody: waits for ``known`` at the end."""
@@ -206,7 +214,7 @@ class Store:
 
         One statement, so one snapshot.
         """
-        return self._recording.as_announced(await grants.read(self._database, token_ids))
+        return await self._recording.resolve(token_ids)
 
     async def epoch(self) -> int:
         """The number of the last committed change."""
@@ -219,7 +227,7 @@ class Store:
 
     async def token_hash(self, token_id: str) -> str | None:
         """The slow hash of a token's value; ``None`` for an unknown token."""
-        async with self._database.snapshot() as connection:
+        async with asking.snapshot(self._database, self.ask) as connection:
             return await Rows(connection).tokens.hash(token_id)
 
     async def write_digest(self, token_id: str, digest: bytes, *, expected_hash: str) -> bool:
@@ -227,8 +235,8 @@ class Store:
 
         No change row: the digest is a cache of the hash, so it allows nothing that was not allowed before.
         """
-        return await written(
-            self._database, lambda connection: Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
+        return await self._write(
+            lambda connection: Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
         )
 
     async def add_uses(self, uses: Sequence[Use], batch: Batch | None = None) -> None:
@@ -247,7 +255,10 @@ class Store:
             if batch is None or await batches.begin(connection, batch, time.time()):
                 await add(connection)
 
-        await written(self._database, work)
+        await self._write(work)
+
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+        return await written(self._database, work, self.ask)
 
     async def append_requests(self, events: Sequence[RequestEvent], batch: Batch | None = None) -> None:
         """Append request events to the audit log, all or none; nothing if ``batch`` is stored already."""
@@ -263,7 +274,7 @@ class Store:
             # Read after the claim: the one who had it before has marked what it sent.
             return await Rows(connection).expiring_tokens.unsent([one for one in notices if one.claim in mine])
 
-        return await written(self._database, work)
+        return await self._write(work)
 
     async def mark_notified(self, given: Sequence[NoticeKey], node: str) -> None:
         """Record which expiry notices ``node`` has sent, and end its claims on them. No decision depends on it."""
@@ -272,18 +283,16 @@ class Store:
             await Rows(connection).expiring_tokens.mark(given)
             await chores.give_up(connection, [notice.claim for notice in given], node)
 
-        await written(self._database, work)
+        await self._write(work)
 
     async def claim(self, names: Sequence[str], node: str, seconds: float) -> frozenset[str]:
         """Claim these tasks for ``node`` for so many seconds; returns those that it has now (``chores.claim``)."""
         alone = not self._database.shared
-        return await written(
-            self._database, lambda connection: chores.claim(connection, names, node, seconds, alone=alone)
-        )
+        return await self._write(lambda connection: chores.claim(connection, names, node, seconds, alone=alone))
 
     async def give_up(self, names: Sequence[str], node: str) -> None:
         """End the claims of ``node`` on these tasks."""
-        await written(self._database, lambda connection: chores.give_up(connection, names, node))
+        await self._write(lambda connection: chores.give_up(connection, names, node))
 
     async def prune(self, now: float) -> None:
         """Delete old change rows and list expired tokens as expired, a few rows in each transaction.
@@ -297,7 +306,7 @@ class Store:
             lambda connection: chores.forget(connection, _PRUNE_BATCH),
         )
         for step in steps:
-            while await written(self._database, step) >= _PRUNE_BATCH:
+            while await self._write(step) >= _PRUNE_BATCH:
                 pass
 
     async def verify_audit(

@@ -52,7 +52,8 @@ async def test_an_event_that_was_replaced_is_found_although_others_have_appended
         assert await one.audit_tail_problem() == "event 2 is another than the one that this process wrote"
         assert (await one.verify_audit()).problem == "event 2 is another than the one that this process wrote"
         assert await two.audit_tail_problem() is None
-        await one.begin_history()
+        async with one._database.snapshot() as connection:
+            await one.begin_history(connection)
         assert await one.audit_tail_problem() is None, "an operator has accepted it"
 
 

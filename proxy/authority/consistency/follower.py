@@ -86,6 +86,12 @@ class Follower:
         pushing.add_done_callback(defects.noted)
         self._tasks = (acknowledging, pushing)
 
+    async def failed(self) -> None:
+        """Return when one of the tasks has ended. Raises what it raised: a node without them acknowledges nothing."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
     async def close(self) -> None:
         """Stop following."""
         for task in self._tasks:

@@ -5,8 +5,9 @@ Rules of this module:
 2. The lease bound is raised, as a change, before this node may hold a longer lease.
 3. An operator's acceptance is an audited change whose answer waits for the longest lease: rows of nodes that hold one
    may be missing from the accepted store. All numbers then continue above those that this node has seen, and every
-   cache drops everything.
+   cache drops everything. Until then nothing else is read from the refused store, or written to it.
 4. A command that works on the store by itself is no node: it holds no lease, and waits for the nodes like any other.
+5. A node whose tasks do not all run must not stay: it would hold a lease and acknowledge nothing. ``run`` ends then.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from proxy.observe.logs import get_logger
 from proxy.services.nodes import NodeView
 from proxy.store.feed import Head
 from proxy.store.nodes import history
+from proxy.store.nodes.asking import Judge
 from proxy.store.nodes.records import AcceptedBy, NodeRow, Remembered
 from proxy.store.nodes.sessions import MemberPoll, NodeSession
+from proxy.store.recording import Admit
 from proxy.store.store import Store
 
 ACCEPTED: Final = "account.store.accept_history"
@@ -87,8 +90,8 @@ class Membership:
         self._node: Node
         self._saving: asyncio.Task[None] | None = None
         self._to_save: Remembered | None = None
+        self._save_failed = False
         self._recording: asyncio.Task[None] | None = None
-        self._accepting = False
         self._leases = asyncio.Lock()
         self._followed = asyncio.Event()
 
@@ -108,6 +111,7 @@ class Membership:
         )
         self._store.known = self._barrier.wait
         self._store.admit = self._admit
+        self._store.ask = self._ask
         seen = await self._node.judge_store()
         self.saw(seen.n)
         self._follower.number = seen.n
@@ -149,8 +153,22 @@ class Membership:
                     pass
 
     async def run(self) -> None:
-        """Keep the lease until cancelled; returns when the data directory is lost."""
-        await self._node.run()
+        """Keep the lease until cancelled; returns when the data directory is lost.
+
+        Raises what one of the tasks raised that a node cannot be without (rule 5).
+        """
+        tasks = (
+            asyncio.create_task(self._node.run(), name="keep the lease"),
+            asyncio.create_task(self._follower.failed(), name="watch the follower"),
+        )
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def last(self, lease: float) -> None:
         """Use a lease of ``lease`` seconds from now on, as far as the bound permits."""
@@ -171,7 +189,7 @@ class Membership:
             self._recording.cancel()
             await asyncio.gather(self._recording, return_exceptions=True)
         if self._saving is not None:
-            await self._saving
+            await asyncio.gather(self._saving, return_exceptions=True)
         await self._barrier.close()
         await self._follower.close()
         await self._session.close()
@@ -224,54 +242,65 @@ class Membership:
             raise Conflict("this node does not refuse its store: there is nothing to accept")
         seen = await self._session.renew("", None)
         page = self._page.epoch
-        self._accepting = True
-        try:
-            await self._store.begin_history()
-            async with self._store.change(actor) as change:
-                if await history.needs_new_numbers(change.connection, page):
-                    change.start_over(page)
-                await history.accept(change.connection, seen.history, AcceptedBy.OPERATOR)
-                change.touched(STORE_KEY)
-                change.audit(
-                    ACCEPTED,
-                    target_kind="store",
-                    target_id=self._store.store_id,
-                    details={"seen": page, "found": seen.n},
-                )
-        finally:
-            self._accepting = False
-        self._node.accepted()
+        async with self._store.change(actor, admit=self._acceptance(seen.history)) as change:
+            await self._store.begin_history(change.connection)
+            if await history.needs_new_numbers(change.connection, page):
+                change.start_over(page)
+            id_ = await history.accept(change.connection, seen.history, AcceptedBy.OPERATOR)
+            change.touched(STORE_KEY)
+            change.audit(
+                ACCEPTED,
+                target_kind="store",
+                target_id=self._store.store_id,
+                details={"seen": page, "found": seen.n},
+            )
+        self._node.accepted(seen.history, id_)
         _log.warning("the store was accepted as it is: every cache is dropped", seen=page, found=seen.n)
 
     def _admit(self, head: Head | None) -> None:
-        """``Store.admit``: no change of a store that is refused, except its acceptance, or that is not judged yet."""
-        if self._accepting:
-            return
+        """``Store.admit``: no change of a store that is refused, or that is not judged yet."""
         if self.fenced:
             raise StoreUnavailable(f"this node is fenced and makes no changes: {self.fenced}")
-        if head is None:
-            return
-        if self.history and not self.history.endswith(f"/{head.history}"):
-            # The pool has reached another database before the session has.
-            self.look()
-            raise StoreUnavailable("the store was replaced by another one, which this node has not judged yet")
-        self._barrier.saw_bound(head.bound)
+        if head is not None:
+            self._require_followed(head.history)
+            self._barrier.saw_bound(head.bound)
 
-    async def require_followed(self) -> None:
-        """Raise StoreUnavailable if the pool reaches another database than the one that this node follows.
+    def _acceptance(self, found: str) -> Admit:
+        """``Store.admit`` for the acceptance of the store in this history, while this node refuses it."""
 
-        Called after each question about grants: a number alone does not tell one database from the other.
+        def admit(head: Head | None) -> None:
+            if head is None:
+                return
+            if not found.endswith(f"/{head.history}"):
+                raise StoreUnavailable("the store was replaced by another one while it was accepted")
+            self._barrier.saw_bound(head.bound)
+
+        return admit
+
+    def _ask(self) -> Judge:
+        """``Store.ask``: nothing is read or written but in the store that is followed, with all that was seen of it."""
+        if self.fenced:
+            raise StoreUnavailable(f"this node is fenced: {self.fenced}")
+        page = self._page.epoch
+
+        def judge(number: int, found: str) -> None:
+            self._require_followed(found)
+            if number < page:
+                self.look()
+                raise StoreUnavailable("the store lacks changes that this node has seen")
+
+        return judge
+
+    def _require_followed(self, found: str) -> None:
+        """Raise StoreUnavailable if this history is not the one that is followed.
+
+        A pooled connection may reach another database before the session does, and before it is judged.
         """
-        found = await self._store.history()
+        if self.fenced:
+            raise StoreUnavailable(f"this node is fenced: {self.fenced}")
         if not self.history.endswith(f"/{found}"):
             self.look()
             raise StoreUnavailable("the store was replaced by another one, which this node has not judged yet")
-
-    def floor(self) -> int:
-        """The number that every answer about grants must have reached. Raises StoreUnavailable while fenced."""
-        if self.fenced:
-            raise StoreUnavailable(f"this node is fenced: {self.fenced}")
-        return self._page.epoch
 
     # --- Host of the node, OwnNode of the barrier ---
 
@@ -315,10 +344,13 @@ class Membership:
         """Return once the store has been followed."""
         await self._followed.wait()
 
-    async def start_over(self, seen: int) -> None:
-        """Let the store's numbers continue above ``seen``, and every cache drop everything. Raises StoreError."""
-        await self._store.begin_history()
-        async with self._store.change(PROTOCOL_ACTOR) as change:
+    async def start_over(self, found: str, seen: int) -> None:
+        """Let the numbers of the store in this history continue above ``seen``, and every cache drop everything.
+
+        Raises StoreError.
+        """
+        async with self._store.change(PROTOCOL_ACTOR, admit=self._acceptance(found)) as change:
+            await self._store.begin_history(change.connection)
             if await history.needs_new_numbers(change.connection, seen):
                 change.start_over(seen)
                 change.touched(STORE_KEY)
@@ -360,7 +392,12 @@ class Membership:
             try:
                 await asyncio.to_thread(memory.save, self._data_dir, remembered)
             except OSError as error:
-                _log.warning("what this node has seen of its store could not be written to disk", error=error)
+                if not self._save_failed:
+                    _log.warning("what this node has seen of its store could not be written to disk", error=error)
+                self._save_failed = True
+                self._node.not_saved()
+            else:
+                self._save_failed = False
 
 
 def _description(row: NodeRow) -> tuple[str, float]:

@@ -123,8 +123,11 @@ class Host(Protocol):
         """Begin to record the history in the store. Called again until it is there."""
         ...
 
-    async def start_over(self, seen: int) -> None:
-        """Let the store's numbers continue above ``seen``, and every cache drop everything. Raises StoreError."""
+    async def start_over(self, found: str, seen: int) -> None:
+        """Let the numbers of the store in this history continue above ``seen``, and every cache drop everything.
+
+        Raises StoreError.
+        """
         ...
 
     def remember(self, remembered: Remembered) -> None:
@@ -163,6 +166,8 @@ class Node:
         self._former: list[str] = []
         """Ids of ours whose rows may still be there: nobody holds a lease under them."""
         self._failures = 0
+        self._listed: frozenset[str] | None = None if memory is None else memory.acceptances
+        """The ids of the acceptances that were in the store when it was last seen; None if it never was."""
         self.state = State.JOINING
         self.id = ""
         """The id of the row; "" without one."""
@@ -294,17 +299,22 @@ class Node:
             self.bound = max(self.bound, seen.bound)
             self._host.suspect()
         self.bound = seen.bound
+        self._listed = (self._listed or frozenset()) | {one.id for one in seen.acceptances}
         if judgement.verdict is StoreVerdict.REFUSED:
             await self._fence(judgement.why)
             return NodeEvent.UNKNOWN_STORE
-        self.why = ""
-        self.history = seen.history
         if judgement.verdict is StoreVerdict.OVERRULED:
-            self._page.renew(0)
-            await self._host.start_over(self._page.epoch)
+            # Fenced until it has succeeded: the caches still have grants of the former store.
+            await self._fence(judgement.why)
+            self._moved(NodeEvent.UNKNOWN_STORE)
+            await self._host.start_over(seen.history, self._page.epoch)
             self._memory = None
+            self.why = ""
+            self.history = seen.history
             _log.warning("an operator has accepted the store as it is: every cache is dropped")
             return NodeEvent.ACCEPTED
+        self.why = ""
+        self.history = seen.history
         if judgement.verdict is StoreVerdict.NEW:
             self._host.record(seen.history, AcceptedBy.CREATION)
         elif judgement.verdict is StoreVerdict.MOVED:
@@ -317,6 +327,10 @@ class Node:
             return True
         if judgement.verdict is StoreVerdict.REFUSED:
             return self.state is not State.FENCED
+        if self._listed is not None and any(
+            one.by is AcceptedBy.OPERATOR and one.id not in self._listed for one in seen.acceptances
+        ):
+            return True  # another content may have the same place: a dump that was put back
         if self.history:
             return seen.history != self.history
         # A start that remembers nothing: where a store was replaced before, it may have been a moment ago.
@@ -368,10 +382,19 @@ class Node:
         if memory is not None and self.history == memory.history == head.history and head.n > memory.n:
             self._memory = replace(memory, n=head.n, mark=head.mark)
 
-    def accepted(self) -> None:
-        """An operator has accepted the store on this node: forget what was remembered of the former one."""
+    def not_saved(self) -> None:
+        """What was to be remembered is not on the disk: ask for it again at the next renewal."""
+        self._saved = None
+
+    def accepted(self, found: str, acceptance: str) -> None:
+        """An operator has accepted the store in this history on this node: forget what was remembered of another one.
+
+        ``acceptance`` is its id, which is no news when the store is seen again.
+        """
         self._memory = None
+        self._listed = (self._listed or frozenset()) | {acceptance}
         self.why = ""
+        self.history = found
         self._moved(NodeEvent.ACCEPTED)
         self._wake.set()
 

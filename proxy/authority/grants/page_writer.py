@@ -23,7 +23,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from proxy.core.errors import StoreBehind, StoreUnavailable
+from proxy.core.errors import PageError, StoreBehind, StoreUnavailable
 from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 
 PAGE_FILE: Final = "page"
@@ -121,6 +121,15 @@ def open_page(
         raise StoreUnavailable(f"the shared page in the data directory cannot be used: {error.strerror}") from error
     page.raise_epoch(store_epoch)
     return page
+
+
+def seen_epoch(data_dir: Path) -> int:
+    """The epoch in the page of ``data_dir``, which is not taken over; 0 without a page that can be read."""
+    try:
+        with open(data_dir / PAGE_FILE, "rb") as file:
+            return PageView(memoryview(file.read(PAGE_SIZE))).epoch
+    except (OSError, PageError):
+        return 0
 
 
 def _open(path: Path, *, keep_lease: bool) -> PageWriter:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
-from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services import grants
@@ -19,29 +18,15 @@ class StoreGrants:
         store: Store,
         clock: Callable[[], float],
         saw: Callable[[int], None] = lambda _number: None,
-        floor: Callable[[], int] = lambda: 0,
-        followed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``saw`` is called with the number of each answer before it is given.
-
-        ``floor``, called before a question, is the number that its answer must have reached, and may raise
-        StoreUnavailable: a pooled connection may lead to a database that the node has not judged yet. ``followed``,
-        awaited after it, raises StoreUnavailable then.
-        """
+        """``saw`` is called with the number of each answer before it is given."""
         self._store = store
         self._clock = clock
         self._saw = saw
-        self._floor = floor
-        self._followed = followed
 
     async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
         """The epoch of one snapshot, and the grant or refusal of each prefix in it."""
-        floor = self._floor()
         as_of, outcomes = await grants.resolve(self._store, prefixes, self._clock())
-        if as_of < floor:
-            raise StoreUnavailable("the store lacks changes that this node has seen")
-        if self._followed is not None:
-            await self._followed()
         # Before any worker of this host decides by it, no other one may decide by an older state.
         self._saw(as_of)
         return as_of, [self._unless_in_doubt(outcome) for outcome in outcomes]

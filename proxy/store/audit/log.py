@@ -21,6 +21,8 @@ from proxy.store.audit import chain, request_events
 from proxy.store.audit.chain import Appended, ChainVerification, Mark, Occurred, Outdated
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.dialects.dialect import Database
+from proxy.store.nodes import asking
+from proxy.store.nodes.asking import Asking
 from proxy.store.upkeep import batches
 from proxy.store.upkeep.batches import Batch
 from proxy.store.upkeep.writing import written
@@ -33,9 +35,11 @@ _NONE: Final = Mark(n=0, hash="")
 class AuditLog:
     """The log of one store. ``acknowledged`` returns the number of the last change that is certainly stored."""
 
-    def __init__(self, database: Database, acknowledged: Callable[[], int]) -> None:
+    def __init__(self, database: Database, acknowledged: Callable[[], int], ask: Asking) -> None:
+        """``ask`` says whether the database may be read and written (``nodes.asking``)."""
         self._database = database
         self._acknowledged = acknowledged
+        self._ask = ask
         self._head = _NONE
         self._lost: Mark | None = None
         """An event that this process wrote and that was gone when it wrote another one, or looked."""
@@ -77,7 +81,7 @@ class AuditLog:
                 return None
             return await request_events.append(connection, events, written=self.written)
 
-        self.logged(await written(self._database, work))
+        self.logged(await written(self._database, work, self._ask))
 
     async def verify(self, after: Mark | None, expected: Mark | None, limit: int | None) -> ChainVerification:
         """Verify the chain after ``after``: at least ``limit`` events, or all (``chain.verify``)."""
@@ -85,7 +89,7 @@ class AuditLog:
         while True:
             # Read before the snapshot begins, so that it contains them.
             known, change = self._known, self._acknowledged()
-            async with self._database.snapshot() as connection:
+            async with asking.snapshot(self._database, self._ask) as connection:
                 found = await chain.verify(connection, after, expected, VERIFY_PAGE, written=known, change=change)
             events += found.events
             after = found.last
@@ -95,7 +99,7 @@ class AuditLog:
     async def tail_problem(self) -> str | None:
         """A problem with the end of the log, if any: a few reads, where ``verify`` reads all of it."""
         known, change = self._known, self._acknowledged()
-        async with self._database.snapshot() as connection:
+        async with asking.snapshot(self._database, self._ask) as connection:
             problem = await chain.tail_problem(connection, written=known, change=change)
             end = await chain.head(connection)
         if problem is None and end.n > self._head.n:
@@ -108,7 +112,7 @@ class AuditLog:
 
     async def outdated(self, before: float, now: float) -> Outdated:
         """The events that are older than ``before``; both times in unix seconds."""
-        async with self._database.snapshot() as connection:
+        async with asking.snapshot(self._database, self._ask) as connection:
             return await chain.outdated(connection, before, now)
 
     async def trim(self, through: int, limit: int, record: Occurred | None) -> int:
@@ -123,6 +127,6 @@ class AuditLog:
             events = () if record is None or not removed else (record,)
             return await self.append(connection, events), removed
 
-        appended, removed = await written(self._database, work)
+        appended, removed = await written(self._database, work, self._ask)
         self.logged(appended)
         return removed

@@ -224,17 +224,13 @@ class PostgresqlDatabase:
             raise StoreUnavailable(f"{error}: store_session {self.session_servers.address.location}") from error
 
     async def _check(self, connection: AsyncConnection) -> None:
-        settings = ("server_version_num", "server_encoding", "fsync")
+        settings = ("server_version_num", "server_encoding")
         query = sa.select(*(sa.func.current_setting(sa.literal_column(f"'{name}'")) for name in settings))
-        version, encoding, fsync = (await connection.execute(query)).one()
+        version, encoding = (await connection.execute(query)).one()
         if int(version) < OLDEST * 10_000:
             raise StoreUnavailable(f"the store cannot be used: PostgreSQL {OLDEST} or newer is needed")
         if encoding != "UTF8":
             raise StoreUnavailable("the store cannot be used: its database must have the encoding UTF8")
-        if fsync != "on" and self.limits.durable:
-            raise StoreUnavailable(
-                "the store cannot be used: the server runs with fsync = off, so a crash would lose acknowledged changes"
-            )
 
     async def close(self) -> None:
         """Close every connection. Raises StoreUnavailable."""

@@ -10,7 +10,8 @@ Rules:
    standby reports success. At the deadline the socket is closed.
 4. Every session states what it relies on (``PostgresqlLimits.settings``), regardless of the defaults of the server,
    the database and the role. Behind a transaction pooler (``pooled``) each transaction states it.
-5. Only a server that can be written to is used. The server that answered last is tried first.
+5. Only a server that can be written to, and that runs with ``fsync = on``, is used: looked at for each connection. The
+   server that answered last is tried first.
 """
 
 from __future__ import annotations
@@ -330,9 +331,15 @@ class Servers:
             connection.limits, connection.pooled = limits, self.pooled
             try:
                 keep_alive(connection.transport, limits.network)
-                readable = await connection.fetchval(
-                    "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'"
+                readable, fsync = await connection.fetchrow(
+                    "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on',"
+                    " current_setting('fsync')"
                 )
+                if fsync != "on" and limits.durable and not readable:
+                    raise StoreUnavailable(
+                        "the store cannot be used: the server runs with fsync = off, so a crash would lose acknowledged"
+                        " changes"
+                    )
             except BaseException:  # also a cancellation: nobody else would close it
                 connection.terminate()
                 raise

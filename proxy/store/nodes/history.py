@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store import tables
-from proxy.store.nodes.records import Acceptance, AcceptedBy
+from proxy.store import feed, store_info, tables
+from proxy.store.nodes.records import Acceptance, AcceptedBy, Remembered, StoreState
 
 ACCEPTANCES: Final = "accepted_histories"
 """The name of the fact in ``meta``. A copy of the store must not have it: the copy is another database."""
@@ -42,8 +42,8 @@ def encode(acceptances: Iterable[Acceptance]) -> str:
     return json.dumps([{"id": one.id, "history": one.history, "by": one.by.value} for one in acceptances])
 
 
-async def accept(connection: AsyncConnection, history: str, by: AcceptedBy) -> bool:
-    """Add an acceptance, inside a change; false, and nothing is written, if it changes nothing.
+async def accept(connection: AsyncConnection, history: str, by: AcceptedBy) -> str:
+    """Add an acceptance, inside a change, and return its id; "", and nothing is written, if it changes nothing.
 
     An operator's acceptance of a history that is listed already is a new one: it is about the content of the store.
     """
@@ -51,13 +51,46 @@ async def accept(connection: AsyncConnection, history: str, by: AcceptedBy) -> b
     text = (await connection.execute(sa.select(fact).where(tables.meta.c.name == ACCEPTANCES))).scalar_one_or_none()
     listed = decode(text)
     if by is not AcceptedBy.OPERATOR and any(one.history == history for one in listed):
-        return False
-    added = encode([*listed, Acceptance(id=uuid.uuid4().hex, history=history, by=by)][-KEPT:])
+        return ""
+    new = Acceptance(id=uuid.uuid4().hex, history=history, by=by)
+    added = encode([*listed, new][-KEPT:])
     if text is None:
         await connection.execute(tables.meta.insert().values(name=ACCEPTANCES, value=added))
     else:
         await connection.execute(tables.meta.update().where(tables.meta.c.name == ACCEPTANCES).values(value=added))
-    return True
+    return new.id
+
+
+async def seen(connection: AsyncConnection, remembered: Remembered | None) -> StoreState:
+    """What this connection sees of a store, for judging it before it is migrated. Raises StoreUnavailable.
+
+    The connection does not know the system identifier, so this part of the history is taken from what is remembered.
+    """
+    head = await feed.located_head(connection)
+    acceptances = decode(await store_info.read(connection, ACCEPTANCES))
+    known = {one.history for one in acceptances} | ({remembered.history} if remembered is not None else set())
+    return StoreState(
+        renewed=False,
+        n=head.n,
+        mark=head.mark,
+        history=next((one for one in known if one.endswith(f"/{head.history}")), f"/{head.history}"),
+        bound=0.0,
+        acceptances=acceptances,
+        remembered=remembered is None or await _has(connection, head, remembered),
+        acknowledged=0,
+        database_time=0.0,
+    )
+
+
+async def _has(connection: AsyncConnection, head: feed.Head, remembered: Remembered) -> bool:
+    """Whether the remembered change is in the store, as the statement of a renewal decides it."""
+    if head.n <= remembered.n:
+        return (head.n, head.mark) == (remembered.n, remembered.mark)
+    found = await feed.has(connection, remembered.n, remembered.mark)
+    if found is not None:
+        return found
+    first = (await connection.execute(sa.select(sa.func.min(tables.changes.c.epoch)))).scalar_one()
+    return first is not None and remembered.n < first
 
 
 async def raise_bound(connection: AsyncConnection, lease: float) -> bool:

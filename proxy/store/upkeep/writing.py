@@ -2,6 +2,7 @@
 
 They do not lock the change head. On a database with several writers two of them can block each other for good; the
 database then undoes one, which is tried again here. A change is never tried again: its caller is told, and decides.
+Nothing is written to a store that the node refuses, or has not judged yet (``nodes.asking``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable
 from proxy.store.dialects.dialect import Database
+from proxy.store.nodes import asking
+from proxy.store.nodes.asking import Asking
 
 ATTEMPTS: Final = 5
 _PAUSE_SECONDS: Final = 0.02
@@ -24,15 +27,23 @@ _UNDONE: Final = frozenset({"40001", "40P01"})
 _Result = TypeVar("_Result")
 
 
-async def written(database: Database, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+async def written(
+    database: Database,
+    work: Callable[[AsyncConnection], Awaitable[_Result]],
+    ask: Asking = asking.ask_anything,
+) -> _Result:
     """Run ``work`` in a transaction, commit it, and return its result; up to ``ATTEMPTS`` times after a deadlock.
 
-    Raises StoreUnavailable with nothing written; OutcomeUnknown; DataDirLost; and what ``work`` raises.
+    ``ask`` says whether the database may be written. Raises StoreUnavailable with nothing written; OutcomeUnknown;
+    DataDirLost; and what ``work`` raises.
     """
     attempt = 1
     while True:
+        judge = ask()
         try:
             async with database.write() as connection:
+                if database.shared:
+                    await asking.require(connection, judge)
                 result = await work(connection)
                 await database.commit(connection)
                 return result

@@ -78,8 +78,11 @@ def test_an_operator_overrules_the_loss_of_numbers_that_only_the_page_knows() ->
     assert _verdict(replace(STATE, acceptances=(CREATED, OPERATOR)), MEMORY, page=11) is StoreVerdict.OVERRULED
 
 
-def test_an_acceptance_does_not_disturb_a_node_that_refuses_nothing() -> None:
-    assert _verdict(replace(STATE, acceptances=(CREATED, OPERATOR)), MEMORY) is StoreVerdict.KNOWN
+def test_an_acceptance_overrules_a_node_that_refuses_nothing() -> None:
+    """The acceptance has made the store forget its changes: the remembered one may have been lost before that."""
+    assert _verdict(replace(STATE, acceptances=(CREATED, OPERATOR)), MEMORY) is StoreVerdict.OVERRULED
+    seen = replace(MEMORY, acceptances=frozenset({"1", "2"}))
+    assert _verdict(replace(STATE, acceptances=(CREATED, OPERATOR)), seen) is StoreVerdict.KNOWN
 
 
 def test_an_acceptance_of_another_place_is_none_of_this_one() -> None:

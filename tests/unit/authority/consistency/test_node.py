@@ -30,6 +30,9 @@ class Rest:
     page: PageWriter
     events: list[tuple[object, ...]] = field(default_factory=list)
     fail: bool = False
+    node: Node | None = None
+    during: list[tuple[bool, bool]] = field(default_factory=list)
+    """Whether the node refused the store, and whether it followed it, while it started over."""
 
     def joined(self, node: str, acknowledged: int) -> None:
         self.events.append(("joined", node, acknowledged))
@@ -48,8 +51,10 @@ class Rest:
     def record(self, history: str, by: AcceptedBy) -> None:
         self.events.append(("record", history, by))
 
-    async def start_over(self, seen: int) -> None:
+    async def start_over(self, found: str, seen: int) -> None:
+        assert self.node is not None
         self.events.append(("start over", seen, self.page.lease_until_ns))
+        self.during.append((bool(self.node.why), self.node.history == found))
         if self.fail:
             raise StoreUnavailable("no")
 
@@ -152,6 +157,7 @@ async def world(store_url: str, postgres: Postgres, tmp_path: Path) -> AsyncIter
         owned=lambda: world.owned,
         clock=lambda: world.now,
     )
+    rest.node = node
     world = World(node, rest, slow, page, store_url, postgres)
     yield world
     await session.close()
@@ -313,6 +319,8 @@ async def test_an_operators_acceptance_on_another_node_ends_the_fence_and_drops_
     world.rest.fail = True
     assert await world.node.step() is NodeEvent.UNREACHABLE, "caches could not be told to drop everything"
     assert world.lease_ends == 0
+    assert (world.node.state, world.node.history) == (State.FENCED, "")
+    assert world.node.why, "it still refuses the store"
     world.rest.fail = False
     assert await world.node.step() is NodeEvent.ACCEPTED
     assert world.rest.named("start over")[-1] == ("start over", 5, 0)
@@ -320,6 +328,7 @@ async def test_an_operators_acceptance_on_another_node_ends_the_fence_and_drops_
     await world.node.step()
     assert world.node.state is State.SERVING
     assert len(world.rest.named("start over")) == 2, "once, not at each renewal"
+    assert world.rest.during == [(True, False)] * 2
 
 
 async def test_an_acceptance_while_it_serves_takes_the_lease_first(world: World) -> None:
@@ -332,6 +341,62 @@ async def test_an_acceptance_while_it_serves_takes_the_lease_first(world: World)
     assert world.rest.named("start over") == [("start over", 5, 0)]
     assert world.rest.named("suspect") == [("suspect",)]
     assert await world.node.step() is NodeEvent.RENEWED
+    assert world.rest.named("suspect") == [("suspect",)]
+
+
+async def test_an_acceptance_that_fails_while_it_serves_leaves_the_node_fenced(world: World) -> None:
+    await world.served()
+    world.change(5)
+    await world.node.step()
+    world.sql("UPDATE changes SET mark = 'another'; UPDATE change_head SET mark = 'another'")
+    world.accept("operator", AcceptedBy.OPERATOR)
+    world.rest.fail = True
+    assert await world.node.step() is NodeEvent.UNREACHABLE
+    assert (world.node.state, world.lease_ends, world.rows(), world.node.history) == (State.FENCED, 0, [], "")
+    assert world.node.why
+    world.rest.fail = False
+    assert await world.node.step() is NodeEvent.ACCEPTED
+    assert await world.node.step() is NodeEvent.RENEWED
+    assert (world.node.state, world.node.why) == (State.SERVING, "")
+
+
+async def test_an_acceptance_of_a_store_in_the_same_place_suspects_it_and_drops_every_cache(world: World) -> None:
+    """A dump was put back in place and accepted on another node; what this node remembers is there, or forgotten."""
+    await world.served()
+    world.change(5)
+    await world.node.step()
+    world.rest.events.clear()
+    world.sql("DELETE FROM changes")
+    world.change(7)
+    world.accept("operator", AcceptedBy.OPERATOR)
+    assert await world.node.step() is NodeEvent.ACCEPTED
+    assert world.rest.named("suspect") == [("suspect",)]
+    assert world.rest.named("start over") == [("start over", 5, 0)]
+    assert await world.node.step() is NodeEvent.RENEWED
+
+
+async def test_a_node_that_remembers_nothing_suspects_a_store_that_was_accepted_meanwhile(world: World) -> None:
+    await world.node.judge_store()
+    world.accept("first", AcceptedBy.CREATION)
+    world.accept("operator", AcceptedBy.OPERATOR)
+    world.rest.events.clear()
+    assert await world.node.step() is NodeEvent.RENEWED
+    assert world.rest.named("suspect") == [("suspect",)]
+
+
+async def test_the_nodes_own_acceptance_is_no_news(world: World) -> None:
+    await world.served()
+    place = world.node.history
+    world.change(5)
+    await world.node.step()
+    world.sql("UPDATE changes SET mark = 'another'; UPDATE change_head SET mark = 'another'")
+    await world.node.step()
+    assert world.node.state is State.FENCED
+    world.accept("operator", AcceptedBy.OPERATOR, place)
+    world.node.accepted(place, "operator")
+    world.rest.events.clear()
+    assert await world.node.step() is NodeEvent.RENEWED
+    assert world.rest.named("suspect") == world.rest.named("start over") == []
 
 
 async def test_a_lost_data_directory_ends_the_lease_for_good(world: World) -> None:
