@@ -349,6 +349,67 @@ async def test_another_history_answers_nothing_about_a_commit_in_doubt(tmp_path:
             await add(store, "second")
 
 
+async def test_a_commit_in_doubt_whose_row_was_forgotten_stays_in_doubt(tmp_path: Path, postgres: Postgres) -> None:
+    """An accepted history starts over: rows of all earlier changes are gone, also that of one that was committed."""
+    async with cuttable(tmp_path, postgres) as (store, cutter):
+        await add(store, "first")
+        look = store._recording._look  # type: ignore[attr-defined]
+
+        async def started_over(attempt: object) -> object:
+            postgres.psql("DELETE FROM changes; UPDATE change_head SET n = 7", stores.address_of(tmp_path))
+            return await look(attempt)
+
+        store._recording._look = started_over  # type: ignore[attr-defined]
+        cutter.at = "before"
+        with pytest.raises(InDoubt):
+            await add(store, "second")
+
+
+async def test_a_change_is_in_doubt_if_its_store_is_refused_when_it_is_committed(tmp_path: Path) -> None:
+    async with writers(tmp_path) as (one, two):
+        waits, calls = Waits(one), 0
+
+        def fenced(head: Head | None) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise StoreUnavailable("the store has another history")
+
+        one.admit = fenced
+        with pytest.raises(InDoubt):
+            await add(one, "k")
+        assert (await two.epoch(), waits.asked) == (1, [])
+        calls = 0
+        with pytest.raises(StoreUnavailable, match="another history"):
+            async with one.change(ADMIN):
+                raise NotFound("what the former store says")
+        assert waits.asked == []
+
+
+@pytest.mark.parametrize("when", [1, 2])
+async def test_a_read_of_another_store_is_no_answer_and_reveals_no_number(tmp_path: Path, when: int) -> None:
+    """Seen in its snapshot, or because the store was replaced while it was read."""
+    async with writers(tmp_path) as (one, two):
+        await add(two, "k")
+        waits = Waits(one)
+        judged: list[tuple[int, bool]] = []
+
+        def judge(number: int, history: str) -> None:
+            judged.append((number, history.count("/") == 2))
+            if len(judged) == when:
+                raise StoreUnavailable("another store")
+
+        one.ask = lambda: judge
+        for refusal in (None, NotFound("no")):
+            judged.clear()
+            with pytest.raises(StoreUnavailable, match="another store"):
+                async with one.read():
+                    if refusal is not None:
+                        raise refusal
+            assert judged == [(1, True)] * when
+        assert waits.asked == []
+
+
 async def test_a_deadlock_is_repeated_outside_a_change(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit, writers(tmp_path) as (one, two):
         await kit.basics()

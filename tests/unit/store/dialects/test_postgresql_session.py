@@ -250,6 +250,29 @@ async def test_no_server_and_a_wrong_password_are_said_in_words(postgres: Postgr
     assert "wr0ng" not in str(caught.value)
 
 
+async def test_a_server_that_no_longer_waits_for_its_disk_is_refused_by_new_connections() -> None:
+    with Postgres() as server:
+        url = server.create_database()
+        store = await Store.open(url, key_fingerprint="k")
+        session = PostgresqlSession(url, lease=2.0, listen=True)
+        try:
+            await session.renew(NODE, None)
+            server.stop("fast")
+            server.configure({"fsync": "off"})
+            server.start()
+            problems: list[str] = []
+            while len(problems) < 4 and "fsync = off" not in "".join(problems):
+                with pytest.raises(StoreUnavailable) as failed:
+                    await session.renew(NODE, None)
+                problems.append(str(failed.value))
+            assert "fsync = off" in problems[-1]
+            with pytest.raises(StoreUnavailable, match="fsync = off"):
+                await store.claim(("a",), NODE, 1.0)
+        finally:
+            await session.close()
+            await store.close()
+
+
 async def test_a_closed_session_does_not_connect_again(world: World) -> None:
     await world.session.close()
     with pytest.raises(StoreUnavailable, match="closed"):
