@@ -12,6 +12,7 @@ import pytest
 
 from proxy.authority.consistency.barrier import Barrier, over_after_ns
 from proxy.core.errors import OutcomeUnknown
+from proxy.store.nodes.records import Poll
 from proxy.store.nodes.sessions import MemberPoll, NodeSession
 from tests.support.postgres import Postgres
 from tests.unit.authority.consistency.kit import row, sessions_of
@@ -274,6 +275,22 @@ async def test_a_raised_bound_is_waited_for(world: World) -> None:
     assert not wait.done()
     world.time.now += over_after_ns(10.0)
     await wait
+
+
+async def test_a_defect_of_the_poll_leaves_nobody_waiting_and_ends_no_later_wait(world: World) -> None:
+    await world.join("b")
+    poll = world.members.poll
+
+    async def broken() -> Poll:
+        raise ValueError("a defect")
+
+    world.members.poll = broken  # type: ignore[method-assign]
+    with pytest.raises(OutcomeUnknown):
+        await world.wait(1)
+    world.members.poll = poll  # type: ignore[method-assign]
+    waiting = world.wait(1)
+    await world.session.acknowledge("b", 1)
+    await waiting
 
 
 async def test_a_stop_leaves_nobody_waiting(world: World) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from proxy.authority.consistency import memory
 from proxy.authority.consistency.membership import ACCEPTED
+from proxy.authority.process import _until_stopped
 from proxy.authority.runtime import Authority
 from proxy.core.errors import AuthorityError, ConfigurationError, Conflict, StoreUnavailable
 from proxy.core.ipc.clock import boottime_ns
@@ -454,7 +455,7 @@ async def test_an_authority_ends_if_a_task_dies_that_no_lease_may_be_held_withou
             await nodes.add_user(a)
         async with asyncio.timeout(HANGS_SECONDS):
             with pytest.raises(AuthorityError, match="a task of the authority has failed"):
-                await a.lost()
+                await _until_stopped(asyncio.Event(), a)
     with page_of(nodes.page("a")) as page:
         assert not page.has_lease()
     assert nodes.ids() == [], "nobody waits for it"
