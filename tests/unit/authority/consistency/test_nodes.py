@@ -447,11 +447,11 @@ async def test_an_authority_ends_if_a_task_dies_that_no_lease_may_be_held_withou
         membership = a._membership
         assert membership is not None
         if dies == "the node":
-            membership._node._measure = broken  # type: ignore[method-assign]
+            membership._node._measure = broken  # type: ignore[assignment, method-assign]
         elif dies == "the follower":
             membership._follower._read = broken
         else:
-            membership._broadcast.push = broken  # type: ignore[method-assign]
+            membership._broadcast.push = broken  # type: ignore[assignment, method-assign]
             await nodes.add_user(a)
         async with asyncio.timeout(HANGS_SECONDS):
             with pytest.raises(AuthorityError, match="a task of the authority has failed"):

@@ -85,7 +85,7 @@ USES: dict[str, Callable[[World], Awaitable[object]]] = {
     "outdated events": lambda w: w.store.outdated_audit(100.0, 100.0),
     "a change": lambda w: set_role(w.authority, "viewer"),
     "a digest": lambda w: w.store.write_digest("t", b"d", expected_hash="h"),
-    "uses": lambda w: w.store.add_uses([Use("t", 1, 1.0, "")], Batch(writer="a" * 32, number=1)),
+    "uses": lambda w: w.store.add_uses([Use(token_id="t", count=1, at=1.0, ip="")], Batch(writer="a" * 32, number=1)),
     "reports": lambda w: w.store.add_reports([], Batch(writer="a" * 32, number=1)),
     "events": lambda w: w.store.append_requests([EVENT], Batch(writer="a" * 32, number=1)),
     "trimming": lambda w: w.store.trim_audit(1, 10),
