@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from proxy.settings.sources.secret import decode_key
 from proxy.store.audit.chain import Event
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.dialects import postgresql_dsn
-from proxy.store.dialects.postgresql import PostgresqlDatabase
+from proxy.store.dialects.postgresql import WRITERS, PostgresqlDatabase
 from proxy.store.records import Changes
 from proxy.store.store import Store
 from proxy.store.tokens.usage import Use
@@ -52,8 +53,13 @@ class World:
         database = self.store._database
         assert isinstance(database, PostgresqlDatabase)
         database._servers.address = postgresql_dsn.parse(url)
-        await database._readers.dispose()
-        await database._writer.dispose()
+        # While nobody has a connection: one that is given back to a former pool is closed by nobody.
+        async with AsyncExitStack() as idle:
+            for _ in range(WRITERS):
+                await idle.enter_async_context(database._writing)
+                await idle.enter_async_context(database._reading)
+            await database._readers.dispose()
+            await database._writer.dispose()
 
 
 @pytest.fixture
