@@ -396,6 +396,10 @@ class Membership:
                     _log.warning("what this node has seen of its store could not be written to disk", error=error)
                 self._save_failed = True
                 self._node.not_saved()
+            except Exception:
+                # A defect of any kind, raised again to be reported: the next renewal asks for it again.
+                self._node.not_saved()
+                raise
             else:
                 self._save_failed = False
 
