@@ -16,9 +16,12 @@ def steps(model: Configuration, state: State, k: int) -> Iterator[Step]:
     call, bugs = state.calls[k], model.bugs
     at = model.at[k]
     who = f"call {k + 1} ({model.kinds[k]}, {NAMES[at]})"
-    reaches = reaches_store(state.store, state.nodes[at])
+    node = state.nodes[at]
+    reaches = reaches_store(state.store, node)
+    if Bug.POLL_UNCOMPARED in bugs:
+        reaches = node.up and not node.fenced and not node.cut
     # 11, 16: its number means nothing in another history, unless the change is there.
-    if state.nodes[at].era != call.era and Bug.WAIT_OVER_A_NEW_HISTORY not in bugs and not kept(state.store, call):
+    if node.era != call.era and Bug.WAIT_OVER_A_NEW_HISTORY not in bugs and not kept(state.store, call):
         yield f"{who}: its node follows another history; answers in doubt", over(state, k, Phase.IN_DOUBT)
         return
     due = call.age >= call.bound + (0 if Bug.NO_MARGIN in bugs else model.margin)

@@ -30,6 +30,8 @@ OTHER: Final = Configuration(kinds=(Kind.REVOKE, Kind.OTHER), at=(0, 1))
 TO_AND_FRO: Final = Configuration(kinds=(Kind.REVOKE, Kind.RESTORE), at=(0, 1))
 RAISED: Final = Configuration(kinds=(Kind.REVOKE, Kind.RAISE), at=(0, 1), own=2)
 SYNCHRONOUS: Final = replace(TWICE, faults=Budget(promote=1), synchronous=True)
+OVERTAKEN: Final = replace(TWICE, faults=FAULTS[LAGGING], overtaken=2)
+"""The promoted standby lacks changes, and has as many of somebody else."""
 SECOND_PRIMARY: Final = replace(SYNCHRONOUS, kinds=(Kind.REVOKE, Kind.OTHER), second_primary=True)
 
 
@@ -65,6 +67,7 @@ SHORT: Final[Mapping[str, Configuration]] = {
     "the bound raised": quiet(RAISED),
     "a synchronous standby": quiet(SYNCHRONOUS),
     "a second primary": quiet(SECOND_PRIMARY),
+    "a lagging standby that was overtaken": quiet(replace(OVERTAKEN, kinds=(Kind.REVOKE, Kind.NONE))),
     **_each("revoke and another change", quiet(OTHER), 1, without=LAGGING),
     **_each("one revocation", ONE, 2),
 }
@@ -79,6 +82,7 @@ DEEP: Final[Mapping[str, Configuration]] = {
     "two nodes: a node that joins": replace(TWICE, joined=(True, False)),
     "two nodes: a synchronous standby": SYNCHRONOUS,
     "two nodes: a second primary": SECOND_PRIMARY,
+    "two nodes: a lagging standby that was overtaken": OVERTAKEN,
     **_each("two nodes revoke X", TWICE, 1),
     f"revoke and another change: {LAGGING}": with_faults(quiet(OTHER), LAGGING),
     **_each("revoke and restore", quiet(TO_AND_FRO), 2),
@@ -118,6 +122,8 @@ SEEDED: Final[Mapping[Bug, Seeded]] = {
     Bug.NOTIFY_BELIEVED: Seeded(quiet(replace(OTHER, faults=Budget(forge=1)))),
     Bug.PUSH_WITHOUT_KEYS_BETWEEN: Seeded(OTHER),
     Bug.LOOKUP_LEAVES_PAGE: Seeded(TWICE, Invariant.LINEARIZABLE),
+    Bug.LOOKUP_UNCOMPARED: Seeded(quiet(OVERTAKEN)),
+    Bug.POLL_UNCOMPARED: Seeded(with_faults(quiet(replace(OTHER, joined=(True, False))), LAGGING)),
     Bug.NUMBER_BEFORE_COMMIT: Seeded(with_faults(OTHER, "COMMIT in doubt")),
     Bug.CHANGE_NOT_DURABLE: Seeded(with_faults(TWICE, "the database restarted"), Invariant.HISTORY),
     Bug.DOUBT_IS_SUCCESS: Seeded(with_faults(TWICE, "COMMIT in doubt"), Invariant.HISTORY),

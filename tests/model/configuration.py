@@ -31,6 +31,8 @@ class Configuration:
     """A synchronous standby, and ``failover: synchronous`` in writing."""
     second_primary: bool = False
     """After the promotion the old primary still runs; its standby is gone."""
+    overtaken: int = 0
+    """How many changes somebody else makes at the promoted standby before any of the nodes sees it."""
     bugs: frozenset[Bug] = frozenset()
 
     def initial(self) -> State:

@@ -24,9 +24,11 @@ def promotions(model: Configuration, state: State) -> Iterator[Step]:
     shortest = len(store.changes) if model.synchronous else 0
     calls = tuple(Call(Phase.IN_DOUBT) if call.phase in _WITH_STORE else call for call in state.calls)
     for length in range(shortest, len(store.changes) + 1):
+        others = (Stored(length + 1 + number, Kind.OTHER, -2 - number) for number in range(model.overtaken))
         after = store._replace(
-            changes=store.changes[:length], before=store.changes, era=store.era + 1, old_primary=model.second_primary
-        )
+            changes=(*store.changes[:length], *others), before=store.changes, era=store.era + 1,
+            old_primary=model.second_primary,
+        )  # fmt: skip
         lost = len(store.changes) - length
         for acknowledged in (True, False):
             words = "" if acknowledged else " and all acknowledgements"
@@ -70,6 +72,12 @@ def steps_elsewhere(model: Configuration, store: Store, node: Node, index: int) 
             words = f"{name}: renews at the old primary, which returns head {newest}"
             found.append((words, node._replace(reply=newest, left=lease_of(model, store, index))))
     found.append(connected(model, store, node, name))
+    # 2: connections of the pool may reach the new primary before the session does. They compare its history, so a
+    # lookup there is refused, and is no step. The number alone would not do: others may have made changes there.
+    newest = head(store.changes)
+    if Bug.LOOKUP_UNCOMPARED in model.bugs and node.lease and newest >= node.page:
+        words = f"{name}: a worker without X in its cache looks it up at the new primary, in snapshot {newest}"
+        found.append((words, node._replace(page=newest, cached=allows(store.changes, newest))))
     return found
 
 

@@ -84,7 +84,8 @@ def _applied(store: Store, node: Node, call: Call) -> bool:
 def _revoked(store: Store, node: Node, call: Call) -> bool:
     """Whether X has been revoked in the node's history since before the answer, by every prefix of it."""
     history = _history(store, node)
-    return kept(store, call) and not any(allows(history, until) for until in range(call.number, head(history) + 1))
+    known = kept(store, call) or node.era == call.era
+    return known and not any(allows(history, until) for until in range(call.number, head(history) + 1))
 
 
 def _in_history(model: Configuration, store: Store, call: Call, k: int) -> bool:

@@ -32,7 +32,7 @@ class Stored(NamedTuple):
     number: int
     kind: Kind
     call: int
-    """The call that made it; -1: the operator."""
+    """The call that made it; -1: the operator; below: nobody of these nodes."""
 
 
 class Store(NamedTuple):
