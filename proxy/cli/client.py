@@ -100,6 +100,10 @@ class Control:
         """Send a PUT request."""
         return await self._request("PUT", path, body=body)
 
+    async def patch(self, path: str, body: Mapping[str, object]) -> Json:
+        """Send a PATCH request."""
+        return await self._request("PATCH", path, body=body)
+
     async def delete(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
         """Send a DELETE request."""
         return await self._request("DELETE", path, query=query)

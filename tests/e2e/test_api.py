@@ -123,6 +123,7 @@ def test_a_key_reads_what_its_role_allows_and_changes_nothing(node: Patgate, cli
         ("POST", "/orgs/red/keys", {"name": "x", "role": "viewer"}),
         ("DELETE", f"/orgs/red/members/{MEMBER}", None),
         ("PUT", "/orgs/red/policy", {}),
+        ("PATCH", "/orgs/red/policy", {}),
     ):
         assert key.ask(method, path, body).status == 403, path
 

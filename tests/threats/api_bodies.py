@@ -25,4 +25,5 @@ BODIES: Mapping[str, object] = {
     "users.set_role": {"role": "viewer"},
     "roles.set": {"permissions": READ},
     "policy.set_of_org": {},
+    "policy.update_of_org": {},
 }

@@ -111,13 +111,9 @@ def set_policy(
     }
     path = f"/orgs/{segment(org)}/policy"
 
-    async def change(control: Control) -> Json:
-        before = await control.get(path)
-        own = {**(before.get("own") or {}), **{name: value for name, value in changes.items() if value is not None}}
-        kept = {name: value for name, value in own.items() if value != _UNLIMITED}
-        return await control.put(f"{path}?expire=true" if expire else path, kept)
-
-    view = call(invocation.settings(), change)
+    given = {name: None if value == _UNLIMITED else value for name, value in changes.items() if value is not None}
+    target = f"{path}?expire=true" if expire else path
+    view = call(invocation.settings(), lambda control: control.patch(target, given))
     for warning in view["warnings"]:
         invocation.out.note(sentence(str(warning)))
     _show(invocation, view)

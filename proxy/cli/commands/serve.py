@@ -14,6 +14,7 @@ from proxy.settings.compile import identity_outputs, route_table
 from proxy.settings.model import Settings
 from proxy.settings.problems import path_of
 from proxy.settings.sources import environment
+from proxy.settings.store_urls import is_shared
 from proxy.supervisor import Supervisor
 
 
@@ -48,6 +49,12 @@ def serve(invocation: Invocation, workers: int | None, accept_older_store: bool)
     """
     load = Configuration(invocation, workers)
     settings = load()
+    if accept_older_store and is_shared(settings.store):
+        # Among several nodes one answer counts for all, and is an audited change.
+        raise click.UsageError(
+            "--accept-older-store is for the embedded store. Start without it: a node that finds an older store in "
+            "PostgreSQL refuses it, until you accept it with patgate nodes accept."
+        )
     logs.configure(process="supervisor", level=settings.log.level, line_format=settings.log.format)
     defects.hook_process()
     startup.harden()

@@ -141,6 +141,12 @@ async def set_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
     return await call.services.policies.set(call.actor, call.path["org"], own, expire=call.query.expire)
 
 
+async def update_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
+    """Handle ``policy.update_of_org``."""
+    given = call.body.model_dump(exclude_unset=True)
+    return await call.services.policies.update(call.actor, call.path["org"], given, expire=call.query.expire)
+
+
 async def violations(call: Call[NoBody, ViolationQuery]) -> View:
     """Handle ``policy.violations``."""
     query = call.query
@@ -210,6 +216,17 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         path="/orgs/{org}/policy",
         summary="Replace an organisation's own policy",
         run=set_of_org,
+        body=OrgPolicy,
+        query=ChangeQuery,
+        answer=Policy,
+        seconds=600.0,
+    ),
+    Operation(
+        name="policy.update_of_org",
+        method=Method.PATCH,
+        path="/orgs/{org}/policy",
+        summary="Change some fields of an organisation's own policy; null removes a field",
+        run=update_of_org,
         body=OrgPolicy,
         query=ChangeQuery,
         answer=Policy,

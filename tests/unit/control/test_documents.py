@@ -228,6 +228,7 @@ async def test_a_missing_thing_and_another_callers_thing_get_the_same_response(w
             ("POST", "/orgs/{}/keys", {"name": "x", "role": "viewer"}),
             ("GET", "/orgs/{}/policy", None),
             ("PUT", "/orgs/{}/policy", {}),
+            ("PATCH", "/orgs/{}/policy", {}),
             ("GET", "/orgs/{}/audit", None),
             ("GET", "/tokens?org={}", None),
             ("GET", "/policy?org={}", None),

@@ -186,3 +186,12 @@ def test_a_wrong_key_is_reported_in_one_sentence_by_serve_and_commands(desk: Des
         done = desk.process(*command)
         assert "key" in only_sentence(done)
         assert "z" * 40 not in done.stderr
+
+
+def test_only_an_embedded_store_is_accepted_at_the_start(desk: Desk) -> None:
+    """With PostgreSQL the option would be without effect: one acceptance counts for all nodes."""
+    with desk.config.open("a") as configuration:
+        configuration.write(f"store: postgresql://patgate@127.0.0.1:1/patgate\nsecret_key: {'z' * 40}\n")
+    done = desk.process("serve", "--accept-older-store")
+    assert done.returncode == 2
+    assert "patgate nodes accept" in " ".join(done.stderr.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -77,6 +78,29 @@ async def test_an_organisations_policy_only_restricts(kit: Kit) -> None:
     epoch = await kit.intact()
     await kit.policies.set(ADMIN, "team", {})
     assert await kit.intact() == epoch
+
+
+async def test_an_update_changes_the_fields_that_it_names_and_no_others(kit: Kit) -> None:
+    await kit.policies.set(ADMIN, "team", {"max_lifetime": 9 * DAY, "require_expiry": True})
+    view = await kit.policies.update(ADMIN, "team", {"max_lifetime": None, "tokens_per_user": 2})
+    assert view.as_dict()["own"] == {"require_expiry": True, "tokens_per_user": 2}
+    epoch = await kit.intact()
+    await kit.policies.update(ADMIN, "team", {})
+    assert await kit.intact() == epoch
+    with pytest.raises(Invalid):
+        await kit.policies.update(ADMIN, "team", {"max_lifetime": 1, "colour": None})
+
+
+async def test_operators_who_change_a_policy_at_once_lose_nothing(kit: Kit) -> None:
+    given: tuple[dict[str, object], ...] = (
+        {"max_lifetime": 9 * DAY},
+        {"require_expiry": True},
+        {"tokens_per_user": 2},
+        {"forbidden_scopes": ["*:*"]},
+    )
+    await asyncio.gather(*(kit.policies.update(ADMIN, "team", one) for one in given))
+    together = {name: value for one in given for name, value in one.items()}
+    assert (await kit.policies.show(ADMIN, "team")).as_dict()["own"] == together
 
 
 async def test_all_errors_of_a_policy_are_reported_together(kit: Kit) -> None:
