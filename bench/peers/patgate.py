@@ -43,7 +43,7 @@ routes:
   - {{ path: "/v1/{{entity}}/{{id}}", upstream: origin }}
   - {{ path: "/orgs/{{org}}/things/{{id}}", upstream: origin, entity: things }}
 log: {{ access: "{access}" }}
-"""
+{store}"""
 #: Run by another checkout's own modules, of any version: this module and these two names of it are in all of them.
 _INSTALL = """
 import json, sys
@@ -96,11 +96,13 @@ def install(
     access: str = "off",
     pair: Pair | None = None,
     for_ingresses: bool = False,
+    store: str = "",
+    secret_key: str = "",
 ) -> Installation:
     """Write the configuration into ``directory``, with ``log.access``; the data directory is not created.
 
     With ``pair`` the proxy listener speaks TLS; with ``for_ingresses`` there are the listeners ``forward_auth`` and
-    ``ext_authz`` as well.
+    ``ext_authz`` as well. With ``store`` (an address of PostgreSQL) it needs a ``secret_key``.
     """
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
@@ -122,6 +124,7 @@ def install(
             access=access,
             tls=tls,
             entry=entry,
+            store=f'store: "{store}"\nsecret_key: "{secret_key}"\n' if store else "",
         )
     )
     return Installation(config=config, data_dir=data_dir, port=port, control=control, **entries)

@@ -16,8 +16,8 @@ from typing import Final
 from bench.report.figures import percentile
 from bench.scaling import statements
 from bench.scaling.dataset import Dataset
-from bench.scaling.postgres import Server
 from bench.scaling.probe import LEASE, Revoker, Session, add_nodes, connect, node_ids
+from bench.system.postgres import Server
 from proxy.store.dialects import postgresql_nodes as nodes
 from proxy.store.nodes.history import ACCEPTANCES
 

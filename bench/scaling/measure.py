@@ -23,7 +23,6 @@ from bench.report.figures import Spread, spread
 from bench.scaling import dataset, statements
 from bench.scaling.fleet import Observed, observe
 from bench.scaling.measurements import Measurements
-from bench.scaling.postgres import USER, Server, run_server
 from bench.scaling.probe import (
     BATCH,
     Cost,
@@ -40,6 +39,7 @@ from bench.scaling.probe import (
     private_bytes,
 )
 from bench.system import machine
+from bench.system.postgres import USER, Server, run_server
 from proxy.store.dialects import postgresql_nodes as nodes
 from proxy.store.nodes.history import ACCEPTANCES
 

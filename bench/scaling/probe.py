@@ -22,8 +22,8 @@ import asyncpg
 from bench.report.figures import Spread, percentile, spread
 from bench.scaling import statements
 from bench.scaling.dataset import Dataset
-from bench.scaling.postgres import USER, Server
 from bench.system.cpu_time import cpu_ns
+from bench.system.postgres import USER, Server
 from proxy.store.dialects import postgresql_nodes as nodes
 
 LEASE: Final = 2.0

@@ -1,9 +1,10 @@
 """A store after years of use: latency of lists, changes and cold lookups with a million tokens and ten million events.
 
-The store is filled by ``datasets.aged_store`` and ``datasets.audit_log``, then ``patgate serve`` runs on it, and every
-request goes the whole way: over the control socket like the command line's, or through the gateway like a client's.
-Times are the caller's, from the first byte sent to the last one read, and include everything that the answer waits for
-(the commit with its fsync, argon2, notifying the workers).
+The embedded store is filled by ``datasets.aged_store`` and ``datasets.audit_log``, and copied into a PostgreSQL with
+durable commits. Then ``patgate serve`` runs on each, one after the other, and every request goes the whole way: over
+the control socket like the command line's, or through the gateway like a client's. Times are the caller's, from the
+first byte sent to the last one read, and include everything that the answer waits for (the commit with its fsync,
+argon2, notifying the workers; with PostgreSQL also its acknowledgement).
 
 The store's pages are in the kernel's cache, as in a store in use; one row has the cost of a lookup without them.
 """
@@ -27,6 +28,7 @@ from typing import Any, Final
 from bench.backends.origin import run_origin
 from bench.datasets.aged_store import Filled, email, fill
 from bench.datasets.audit_log import Logged, fill_log
+from bench.datasets.copied_store import copy_into
 from bench.errors import BenchError
 from bench.load.control_client import HEAD, Control, Timed
 from bench.load.workload import BRAND
@@ -34,17 +36,21 @@ from bench.peers.patgate import Installation, install, processes, running
 from bench.report.figures import Figure, Part, Run, Table, spread
 from bench.scenarios.list_queries import audit_lists, token_lists
 from bench.system.cpu_time import cpu_ns
+from bench.system.postgres import run_server
 from bench.testbed import resident
 from proxy.core.token import TokenFormat
 from proxy.services import derived_secrets
 from proxy.settings.sources.secret import load_or_create
-from proxy.store.address import sqlite_path, store_url
+from proxy.store.address import store_url
 from proxy.store.store import Store
 
 TOKENS: Final = 1_000_000
 EVENTS: Final = 10_000_000
 ROUNDS: Final = 100
+VERIFIED: Final = 1_000_000
+"""Events of the chain that are verified on each store: some minutes."""
 _SEED: Final = 4
+_STORES: Final = ("SQLite", "PostgreSQL")
 _BYTES: Final = (2200, 1100)
 """Bytes of disk for each token and each event, with their indexes and the space for building these."""
 _LIST_MS: Final = 50.0
@@ -56,74 +62,136 @@ _LOOKUP_MS: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """Everything that was measured, while patgate ran and after."""
+    """Everything that was measured on one store, while patgate ran and after."""
 
     lists: list[Timed]
     scanning: list[Timed]
-    by_actor: Timed
-    audit: list[Timed]
+    events: list[Timed]
+    """Pages of the audit log; the first is by actor."""
     changes: dict[str, Timed]
     large: list[Timed]
     lookups: dict[str, Timed]
+    started: float
+    """Seconds until it was ready."""
+    memory: tuple[int, int]
+    """Bytes of the authority when it was ready, and at the end."""
+    verified: tuple[int, float]
+    """Events of the chain, and the seconds in which they were verified."""
 
 
 def measure(run: Run) -> Part:
-    """Fill the store, serve it and measure. Raises BenchError if the disk has no room or an answer was wrong."""
+    """Fill the stores, serve them and measure. Raises BenchError if the disk has no room or an answer was wrong."""
     tokens, events, rounds = run.tokens or TOKENS, run.events or EVENTS, run.rounds or ROUNDS
-    _require_room(run.directory, tokens * _BYTES[0] + events * _BYTES[1])
-    with run_origin(run.directory, run.cores) as origin:
-        installation = install(run.directory / "patgate", origin.port)
+    _require_room(run.directory, 2 * (tokens * _BYTES[0] + events * _BYTES[1]))
+    with run_origin(run.directory, run.cores) as origin, run_server() as server:
+        embedded = install(run.directory / "embedded", origin.port)
         began = time.monotonic()
-        filled = fill(installation.data_dir, tokens=tokens, seed=_SEED, now=time.time())
+        filled = fill(embedded.data_dir, tokens=tokens, seed=_SEED, now=time.time())
         logged = fill_log(filled, events=events, seed=_SEED)
         filled_in = time.monotonic() - began
         size = filled.database.stat().st_size
         _log(f"filled in {filled_in:.0f} s: {size / 1e9:.1f} GB")
         began = time.monotonic()
-        with running(installation) as process:
-            started = time.monotonic() - began
-            authority = processes(process.pid)["authority"]
-            before = resident(authority)
-            found = _requests(installation, authority, filled, logged, rounds)
-            verified = _verify(installation.data_dir, authority, events)
-            after = resident(authority)
-        resolved = asyncio.run(_resolve_alone(installation.data_dir, filled, rounds))
-    rows = [timed.cells for timed in (found.by_actor, *found.audit)]
+        store = copy_into(filled.database, server, "postgres")
+        copied_in = time.monotonic() - began
+        _log(f"copied into PostgreSQL in {copied_in:.0f} s")
+        secret_key = (embedded.data_dir / "secret.key").read_text().strip()
+        shared = install(run.directory / "shared", origin.port, store=store, secret_key=secret_key)
+        found = [
+            _on(embedded, store_url("sqlite", embedded.data_dir), filled, logged, rounds),
+            _on(shared, store, filled, logged, rounds),
+        ]
+        space = server.size("postgres")
     return Part(
-        figures=_figures(found, tokens, events),
+        figures=tuple(
+            figure
+            for name, one in zip(_STORES, found, strict=True)
+            for figure in _figures(one, f"{name}, {tokens:,} tokens and {events:,} audit events")
+        ),
         tables=(
-            Table(head=("pages of 100 tokens", *HEAD), rows=tuple(one.cells for one in found.lists)),
-            Table(head=("that look through many", *HEAD), rows=tuple(one.cells for one in found.scanning)),
-            Table(head=("pages of 100 events", *HEAD), rows=tuple(rows)),
-            Table(head=("changes", *HEAD), rows=tuple(one.cells for one in found.changes.values())),
-            Table(head=("large changes", *HEAD), rows=tuple(one.cells for one in found.large)),
-            Table(head=("lookups", *HEAD), rows=tuple(one.cells for one in (*found.lookups.values(), *resolved))),
+            _table("pages of 100 tokens", [one.lists for one in found]),
+            _table("that look through many", [one.scanning for one in found]),
+            _table("pages of 100 events", [one.events for one in found]),
+            _table("changes", [list(one.changes.values()) for one in found]),
+            _table("large changes", [one.large for one in found]),
+            _table("lookups", [list(one.lookups.values()) for one in found]),
         ),
         notes=(
             f"{tokens:,} tokens of {len(filled.users):,} users in {len(filled.orgs)} organisations, {events:,} audit "
-            f"events: {size / 1e9:.1f} GB in SQLite, filled in {filled_in:.0f} s.",
-            f"From executing `patgate serve` on it to /readyz 200: {started:.2f} s. Memory (RSS) of the authority: "
-            f"{before / 1e6:.0f} MB then, {after / 1e6:.0f} MB at the end.",
-            f"The chain of {events:,} events was verified in {verified:.0f} s, "
-            f"{events / max(verified, 1e-9):,.0f} a second, while everything else is served.",
+            f"events: {size / 1e9:.1f} GB in SQLite, filled in {filled_in:.0f} s; {space / 1e9:.1f} GB in PostgreSQL "
+            f"{server.version} (on the same machine, over a Unix socket, `fsync` on, `shared_buffers` 256 MB), copied "
+            f"in {copied_in:.0f} s. `patgate store copy` also compares every row and verifies the chain twice.",
+            *(_notes(name, one) for name, one in zip(_STORES, found, strict=True)),
             "A page is asked for over the control socket by an operator, who sees everything; the longest is from the "
-            "first use of a query, which is compiled then. CPU is the authority's for one answer, all threads.",
+            "first use of a query, which is compiled then. CPU is the authority's for one answer, all threads, without "
+            "the database's processes.",
         ),
     )
 
 
-def _figures(found: _Found, tokens: int, events: int) -> tuple[Figure, ...]:
+def _notes(name: str, one: _Found) -> str:
+    events, seconds = one.verified
+    return (
+        f"{name}: from executing `patgate serve` to /readyz 200 {one.started:.2f} s; memory (RSS) of the authority "
+        f"{one.memory[0] / 1e6:.0f} MB then, {one.memory[1] / 1e6:.0f} MB at the end; the chain of audit events is "
+        f"verified at {events / max(seconds, 1e-9):,.0f} a second (the first {events:,})."
+    )
+
+
+def _table(what: str, found: Sequence[Sequence[Timed]]) -> Table:
+    """A row for each kind of request, with the cells of each store; empty where a store has none."""
+    names = dict.fromkeys(one.what for some in found for one in some)
+    by_name = [{one.what: one for one in some} for some in found]
+    rows = []
+    for name in names:
+        times = next(str(len(some[name].times)) for some in by_name if name in some)
+        cells = [some[name].cells[2:] if name in some else ("",) * len(HEAD[1:]) for some in by_name]
+        rows.append((name, times, *(cell for each in cells for cell in each)))
+    head = (what, HEAD[0], *(f"{store}: {label}" for store in _STORES for label in HEAD[1:]))
+    return Table(head=head, rows=tuple(rows))
+
+
+def _figures(found: _Found, store: str) -> tuple[Figure, ...]:
     def figure(what: str, values: Sequence[float], bound: float) -> Figure:
         return Figure(what=what, spread=spread(values), bound=bound, unit=" ms")
 
-    store = f"{tokens:,} tokens and {events:,} audit events"
     return (
         figure(f"{store}: p99 of a page of tokens, each filter", [max(one.p99 for one in found.lists)], _LIST_MS),
-        figure(f"{store}: p99 of a page of audit events by actor", [found.by_actor.p99], _AUDIT_MS),
+        figure(f"{store}: p99 of a page of audit events by actor", [found.events[0].p99], _AUDIT_MS),
         figure(f"{store}: p99 of making a token", [found.changes["mint"].p99], _MINT_MS),
         figure(f"{store}: p99 of revoking one", [found.changes["revoke"].p99], _REVOKE_MS),
         figure(f"{store}: p99 of the first request with a token", [found.lookups["first"].p99], _LOOKUP_MS),
     )
+
+
+def _on(installation: Installation, url: str, filled: Filled, logged: Logged, rounds: int) -> _Found:
+    """Serve one store, which is at ``url``, and measure."""
+    began = time.monotonic()
+    with running(installation) as process:
+        started = time.monotonic() - began
+        authority = processes(process.pid)["authority"]
+        before = resident(authority)
+        rng = random.Random(_SEED)
+        # SQLite's file can be forgotten by the kernel; a database server has a cache of its own.
+        lookups = _lookups(installation, authority, filled, rounds, rng, cold=url.startswith("sqlite"))
+        with Control(installation.data_dir, authority) as control:
+            control.ask("GET", "/tokens")
+            lists, scanning = token_lists(control, filled, rounds, rng)
+            _log("token lists")
+            by_actor, audit = audit_lists(control, filled, logged, rounds, rng)
+            _log("audit lists")
+            changes = _changes(control, filled, rounds, rng)
+            _log("changes")
+            with Control(installation.data_dir, authority) as other:
+                large = _large(control, other, filled)
+            _log("large changes")
+        verified = _verify(installation.data_dir, authority, min(VERIFIED, logged.events))
+        after = resident(authority)
+    alone = asyncio.run(_resolve_alone(url, filled, rounds))
+    return _Found(
+        lists=lists, scanning=scanning, events=[by_actor, *audit], changes=changes, large=large,
+        lookups={**lookups, "alone": alone}, started=started, memory=(before, after), verified=verified,
+    )  # fmt: skip
 
 
 def _require_room(directory: Path, needed: int) -> None:
@@ -140,24 +208,6 @@ def _require_room(directory: Path, needed: int) -> None:
             f"The store needs {needed / 1e9:.0f} GB of disk and {free / 1e9:.0f} are free: ask for fewer --events, or "
             "let TMPDIR name another disk."
         )
-
-
-def _requests(installation: Installation, authority: int, filled: Filled, logged: Logged, rounds: int) -> _Found:
-    rng = random.Random(_SEED)
-    lookups = _lookups(installation, authority, filled, rounds, rng)
-    with Control(installation.data_dir, authority) as control:
-        control.ask("GET", "/tokens")
-        lists, scanning = token_lists(control, filled, rounds, rng)
-        _log("token lists")
-        by_actor, audit = audit_lists(control, filled, logged, rounds, rng)
-        _log("audit lists")
-        changes = _changes(control, filled, rounds, rng)
-        _log("changes")
-        with Control(installation.data_dir, authority) as other:
-            large = _large(control, other, filled)
-        _log("large changes")
-    return _Found(lists=lists, scanning=scanning, by_actor=by_actor, audit=audit, changes=changes, large=large,
-                  lookups=lookups)  # fmt: skip
 
 
 def _changes(control: Control, filled: Filled, rounds: int, rng: random.Random) -> dict[str, Timed]:
@@ -221,12 +271,12 @@ def _large(control: Control, other: Control, filled: Filled) -> list[Timed]:
 
 
 def _lookups(
-    installation: Installation, authority: int, filled: Filled, rounds: int, rng: random.Random
+    installation: Installation, authority: int, filled: Filled, rounds: int, rng: random.Random, *, cold: bool
 ) -> dict[str, Timed]:
-    """Requests through the gateway with tokens that no worker has cached, repeated, and with a cold page cache."""
+    """Requests through the gateway with tokens that no worker has cached, repeated, and with a ``cold`` page cache."""
     count = min(rounds * 10, len(filled.valid_tokens) // 2)
     drawn = rng.sample(filled.valid_tokens, count * 2)
-    warm, cold = drawn[:count], drawn[count:]
+    warm, unread = drawn[:count], drawn[count:]
     connection = http.client.HTTPConnection("127.0.0.1", installation.port, timeout=30)
 
     def ask(token: str) -> float:
@@ -248,9 +298,10 @@ def _lookups(
             "first": Timed(what="the first request with a token", times=times, cpu=cpu),
             "again": Timed(what="the second", times=tuple(map(ask, warm[1:]))),
         }
-        _forget_pages(filled.database)
-        few = cold[:rounds]
-        found["disk"] = Timed(what="the first, the store's pages on the disk", times=tuple(map(ask, few)))
+        if cold:
+            _forget_pages(filled.database)
+            times = tuple(map(ask, unread[:rounds]))
+            found["disk"] = Timed(what="the first, the store's pages on the disk", times=times)
         return found
     finally:
         connection.close()
@@ -263,12 +314,15 @@ def _forget_pages(database: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _verify(data_dir: Path, authority: int, events: int) -> float:
-    """Seconds to verify the whole log, step by step, as the command does. Raises BenchError if it is not valid."""
+def _verify(data_dir: Path, authority: int, events: int) -> tuple[int, float]:
+    """Verify at least so many events, step by step, as the command does; how many, and the seconds.
+
+    Raises BenchError if the chain is not valid.
+    """
     began = time.monotonic()
     after, checked = None, 0
     with Control(data_dir, authority) as control:
-        while True:
+        while checked < events:
             step = control.ask("POST", "/audit/verify", {} if after is None else {"after": after})
             if step["problem"] is not None:
                 raise BenchError(f"The audit log is not valid: {step['problem']}.")
@@ -277,13 +331,13 @@ def _verify(data_dir: Path, authority: int, events: int) -> float:
                 break
     if checked < events:
         raise BenchError(f"Of {events:,} audit events {checked:,} were verified.")
-    return time.monotonic() - began
+    return checked, time.monotonic() - began
 
 
-async def _resolve_alone(data_dir: Path, filled: Filled, rounds: int) -> list[Timed]:
+async def _resolve_alone(url: str, filled: Filled, rounds: int) -> Timed:
     """The authority's store query for a token alone, without the connection to the gateway; patgate is stopped."""
-    fingerprint = derived_secrets.fingerprint(load_or_create(data_dir, sqlite_path(store_url("sqlite", data_dir))))
-    store = await Store.open(store_url("sqlite", data_dir), key_fingerprint=fingerprint)
+    key = load_or_create(filled.database.parent, filled.database)
+    store = await Store.open(url, key_fingerprint=derived_secrets.fingerprint(key))
     try:
         parsed = [TokenFormat(BRAND).parse(token) for token in filled.valid_tokens[: rounds * 10]]
         times = []
@@ -292,7 +346,7 @@ async def _resolve_alone(data_dir: Path, filled: Filled, rounds: int) -> list[Ti
                 began = time.perf_counter()
                 await store.resolve([one.token_id])
                 times.append((time.perf_counter() - began) * 1e3)
-        return [Timed(what="the authority's question to the store alone", times=tuple(times[1:]))]
+        return Timed(what="the authority's question to the store alone", times=tuple(times[1:]))
     finally:
         await store.close()
 

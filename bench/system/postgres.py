@@ -50,6 +50,17 @@ class Server:
     postmaster: int
     """The process id of the server."""
 
+    def size(self, database: str) -> int:
+        """The bytes of a database on the disk."""
+        query = "SELECT pg_database_size(current_database())"
+        found = subprocess.run(
+            [binaries() / "psql", "-h", self.sockets, "-U", USER, "-XqAt", "-c", query, database],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        if found.returncode:
+            raise BenchError(f"psql failed: {found.stderr.strip()[-300:]}")
+        return int(found.stdout)
+
 
 def binaries() -> Path:
     """The directory of the newest PostgreSQL that is installed. Raises BenchError if there is none."""
