@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nemesis import failover, leases
+from tests.nemesis import failover
 
 SEED = 5
 
@@ -21,6 +21,7 @@ SEED = 5
     [
         failover.lagging_standby,
         failover.complete_standby,
+        failover.overtaken_standby,
         failover.yesterdays_dump,
     ],
     ids=lambda scenario: scenario.__name__,
@@ -36,7 +37,3 @@ def test_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost(tmp_pat
     # Something was acknowledged before and after it.
     promoted = next(begin for begin, _, what in report.log if "promotion" in what)
     assert report.changed_before(promoted) and report.changed_after(promoted), report
-
-
-def test_a_late_answer_prolongs_no_lease(tmp_path: Path) -> None:
-    leases.late_reply(tmp_path)
