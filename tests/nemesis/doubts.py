@@ -8,7 +8,9 @@ It leaves both nodes ready (``scenarios.on_a_pair``).
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from tests.nemesis.cluster import Cluster
@@ -27,23 +29,30 @@ IN_DOUBT: Final = frozenset({"in_doubt", "outcome_unknown"})
 
 
 def unsent(cluster: Cluster, number: int) -> None:
-    """The COMMIT of a revocation never reaches the server: nothing is stored, and nobody is told that it is."""
+    """The COMMIT of a revocation never reaches the server: nothing is stored, and nobody is told that it is.
+
+    At once another node makes a change, which gets the number that the revocation would have had. So every node soon
+    has this number; only the mark shows that it is another change.
+    """
+    sound, doubtful = cluster.nodes
     owner = f"{number}-unsent-{OWNER}"
-    cluster.nodes[0].add_user(owner, "editor")
-    token = cluster.nodes[0].token(owner)
+    sound.add_user(owner, "editor")
+    token = sound.token(owner)
     with Watch(cluster.nodes, [token]) as watch:
         watch.until_all(cluster.nodes, token, 200)
-        answer = _struck(cluster, "lose on", "lost", token)
-        answered = time.monotonic()
+        answer, answered = _struck(
+            cluster, "lose on", "lost", token, lambda attempt: sound.add_user(f"{attempt}-{owner}", "editor")
+        )
         if answer.acknowledged:
             time.sleep(AFTER_SECONDS)
         found = watch.after(answered, token)
         assert not (answer.acknowledged and found[200]), f"{ACCEPTED}: its COMMIT was lost, and the answer a success"
         assert answer.status == 503, f"{answer.status} {answer.document} for a COMMIT that was lost"
         watch.until_all(cluster.nodes, token, 200)
-        again = _revoke(cluster.nodes[1], token)
+        again = _revoke(doubtful, token)
         assert again.acknowledged, again
         watch.until_all(cluster.nodes, token, 401)
+    doubtful.wait_ready()
 
 
 def executed(cluster: Cluster, number: int) -> None:
@@ -53,8 +62,7 @@ def executed(cluster: Cluster, number: int) -> None:
     token = cluster.nodes[0].token(owner)
     with Watch(cluster.nodes, [token]) as watch:
         watch.until_all(cluster.nodes, token, 200)
-        answer = _struck(cluster, "doubt on", "doubted", token)
-        answered = time.monotonic()
+        answer, answered = _struck(cluster, "doubt on", "doubted", token)
         with cluster.nodes[0].control_socket() as control:
             status = control.call("GET", f"/tokens/{token.id}")["status"]
         assert status == "revoked", f"its COMMIT was executed, and the token is {status}"
@@ -63,23 +71,41 @@ def executed(cluster: Cluster, number: int) -> None:
         watch.until_all(cluster.nodes, token, 401)
         if answer.acknowledged:
             assert not watch.after(answered, token)[200], ACCEPTED
+    cluster.nodes[1].wait_ready()
 
 
-def _struck(cluster: Cluster, fault: str, counted: str, token: Token) -> Answer:
-    """The answer to a revocation at the proxied node whose COMMIT the proxy has struck; the proxy is mended.
+def _struck(
+    cluster: Cluster, fault: str, counted: str, token: Token, meanwhile: Callable[[int], object] = lambda _: None
+) -> tuple[Answer, float]:
+    """The answer to a revocation at the proxied node whose COMMIT the proxy has struck, and when it came (monotonic).
 
-    It can be refused before, such as by a node whose lease has run out on a busy machine. Then it is tried again.
+    ``meanwhile`` is called as soon as the proxy has done so, with the number of the attempt. Then the proxy is mended.
+
+    The revocation can be refused before its COMMIT, such as by a node whose lease has run out on a busy machine. Then
+    it is tried again.
     """
     node, proxy = cluster.nodes[1], cluster.proxies[1]
-    answers = []
-    for _ in range(TRIES):
-        before = proxy.command(fault)[counted]
-        answers.append(_revoke(node, token))
-        after = proxy.command("mend")[counted]
+    answers: list[tuple[Answer, float]] = []
+
+    def revoke() -> None:
+        answer = _revoke(node, token)
+        answers.append((answer, time.monotonic()))
+
+    for attempt in range(TRIES):
         node.wait_ready()
-        if after != before:
+        before = proxy.command(fault)[counted]
+        revoking = threading.Thread(target=revoke, name="revoke")
+        revoking.start()
+        struck = False
+        while not struck and revoking.is_alive():
+            struck = proxy.command("report")[counted] != before
+        if struck:
+            meanwhile(attempt)
+        revoking.join()
+        struck = proxy.command("mend")[counted] != before
+        if struck:
             return answers[-1]
-        assert not answers[-1].acknowledged, "a revocation was acknowledged without a COMMIT"
+        assert not answers[-1][0].acknowledged, "a revocation was acknowledged without a COMMIT"
     raise AssertionError(f"no COMMIT was struck: {answers}")
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from tests.nemesis.database import dump, restore
 from tests.nemesis.faults import Database, Fault, Maker
 from tests.nemesis.node import Node
 from tests.nemesis.run import Options, Report, run
-from tests.support.gateway import ROOT, Token
+from tests.support.gateway import ROOT, ControlClient, Token
 from tests.support.process import wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded, request_bytes
 
@@ -35,6 +36,7 @@ ASKED: Final = {
 ACCEPTED: Final = "a node accepted a token that had been revoked"
 OPERATOR: Final = f"uid:{os.geteuid()}"
 """The actor of what the tests do at the command line."""
+MEDDLING_SECONDS: Final = 10.0
 WATCH_SECONDS: Final = 3.0
 """How long nodes are watched that must refuse: longer than a lease."""
 
@@ -95,6 +97,17 @@ class Watch:
         found = [seen for seen in list(self.seen) if seen.asked > moment and seen.token == token.id]
         return Counter(seen.status for seen in found if node is None or seen.node == node)
 
+    def first(self, nodes: Sequence[Node], token: Token, status: int, *, after: float) -> float:
+        """When the last of the nodes was first asked, after this moment, what it answered so. There must be answers."""
+        return max(
+            min(
+                seen.asked
+                for seen in list(self.seen)
+                if seen.asked > after and seen.node == node.number and (seen.token, seen.status) == (token.id, status)
+            )
+            for node in nodes
+        )
+
     def until_all(self, nodes: Sequence[Node], token: Token, status: int, *, times: int = 3) -> None:
         """Wait until each node has answered so about the token, several times from now on."""
         begun = time.monotonic()
@@ -127,10 +140,32 @@ def why_unready(node: Node) -> str:
         return control.unready()
 
 
-def fenced_or_wrong(nodes: Sequence[Node], watch: Watch, token: Token, revoked: float) -> bool:
+class Meddling:
+    """Asks nodes for changes, one after the other, while another database takes the place of theirs.
+
+    A node that followed it would make them, and so raise the store's number to that of the changes that it lacks.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self._asked = 0
+
+    def at(self, node: Node) -> None:
+        self._asked += 1
+        email = f"somebody-{self._asked}@example.org"
+        # Refused, not answered, or the node's authority is being replaced.
+        with suppress(AssertionError, OSError, ConnectionEnded):
+            with ControlClient(node.data / "control.sock", seconds=MEDDLING_SECONDS) as control:
+                control.call("POST", "/users", {"email": email, "role": "viewer"})
+            self.made.append(f"{email} at n{node.number}")
+
+
+def fenced_or_wrong(nodes: Sequence[Node], watch: Watch, token: Token, revoked: float, meddling: Meddling) -> bool:
     """Whether every node is fenced; fails as soon as one accepts the token that was revoked."""
-    wrong = [node.number for node in nodes if watch.after(revoked, token, node.number)[200]]
-    assert not wrong, f"{ACCEPTED}: n{wrong[0]}"
+    for node in nodes:
+        meddling.at(node)
+        wrong = [each.number for each in nodes if watch.after(revoked, token, each.number)[200]]
+        assert not wrong, f"{ACCEPTED}: n{wrong[0]}"
     return all("store" in why_unready(node) for node in nodes)
 
 
@@ -167,7 +202,9 @@ def replaced(
             for node in nodes:
                 # The worker that replaces it has no cache: it asks the new store about every token.
                 node.kill_one("gateway")
-            wait_until(lambda: fenced_or_wrong(nodes, watch, late, revoked[1]), "every node fenced")
+            meddling = Meddling()
+            wait_until(lambda: fenced_or_wrong(nodes, watch, late, revoked[1], meddling), "every node fenced")
+            assert not meddling.made, f"changes were made before an operator accepted the store: {meddling.made}"
             fenced = time.monotonic()
             time.sleep(WATCH_SECONDS)
             for token in (kept, early, late):
@@ -217,18 +254,6 @@ def complete_standby(directory: Path, *, tree: Path = ROOT) -> None:
         cluster.standby.promote()
 
     replaced(directory, replace, lost=False, tree=tree)
-
-
-def renewed(cluster: Cluster) -> None:
-    """Wait until every node has renewed its lease twice: then it remembers the mark of the newest change."""
-    query = "SELECT id, renewals FROM nodes"
-
-    def counts() -> dict[str, int]:
-        rows = (line.split("|") for line in cluster.server.psql(query, cluster.database).splitlines())
-        return {row[0]: int(row[1]) for row in rows}
-
-    before = counts()
-    wait_until(lambda: all(counts().get(node, count + 2) >= count + 2 for node, count in before.items()), "renewals")
 
 
 def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:

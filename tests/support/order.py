@@ -106,6 +106,7 @@ TOGETHER: Final = (
     "tests/clients/test_mqtt.py",
     "tests/clients/test_fastapi.py",
     "tests/e2e/ingress/test_outage.py",
+    "tests/nemesis/test_times.py",
 )
 """The files with tests that run alone.
 
