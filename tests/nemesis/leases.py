@@ -14,7 +14,7 @@ from typing import Final
 from tests.nemesis.cluster import Cluster
 from tests.nemesis.failover import ACCEPTED, OWNER, Watch
 from tests.nemesis.faults import DELIVERED_SECONDS
-from tests.support.process import HANGS_SECONDS
+from tests.support.process import HANGS_SECONDS, wait_until
 
 HOLD_SECONDS: Final = 0.6
 """How long an answer is held back: less than a node with a lease of two seconds waits for it."""
@@ -92,6 +92,7 @@ def _revoked_behind_its_back(
     token = sound.token(owner)
     with Watch([late], [token]) as watch:
         watch.until_all([late], token, 200, times=50)
+        _await_a_renewal(cluster)
         silence()
         try:
             with sound.control_socket() as control:
@@ -127,6 +128,12 @@ def _hold_a_renewal(cluster: Cluster, recovered: Callable[[], None]) -> None:
         proxy.command("mend")
         cluster.nodes[1].wait_ready()
         recovered()
+
+
+def _await_a_renewal(cluster: Cluster) -> None:
+    """Return when every node has renewed its lease a moment ago, so that most of it is left."""
+    known = _renewals(cluster)
+    wait_until(lambda: all(count > known.get(node, 0) for node, count in _renewals(cluster).items()), "renewals")
 
 
 def _renewals(cluster: Cluster) -> dict[str, int]:

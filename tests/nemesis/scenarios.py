@@ -33,8 +33,8 @@ def on_a_pair(step: Step, directory: Path, *, tree: Path = ROOT, attempts: int) 
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     "lease from the reply": Scenario(partial(on_a_pair, leases.late_reply, attempts=6)),
-    "answer without the leases' end": Scenario(partial(on_a_pair, leases.silent_authority, attempts=3)),
-    "doubt is success": Scenario(partial(on_a_pair, doubts.unsent, attempts=6)),
+    "answer without the leases' end": Scenario(partial(on_a_pair, leases.silent_authority, attempts=6)),
+    "doubt is success": Scenario(partial(on_a_pair, doubts.unsent, attempts=10)),
     "doubt is failure": Scenario(partial(on_a_pair, doubts.executed, attempts=3), finds=doubts.UNTRUE),
     "fence by number only": Scenario(failover.overtaken_standby),
     "no fence": Scenario(failover.lagging_standby),

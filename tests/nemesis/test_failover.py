@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nemesis import failover
+from tests.nemesis import failover, promotion
 
 SEED = 5
 
@@ -37,3 +37,13 @@ def test_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost(tmp_pat
     # Something was acknowledged before and after it.
     promoted = next(begin for begin, _, what in report.log if "promotion" in what)
     assert report.changed_before(promoted) and report.changed_after(promoted), report
+
+
+def test_a_lagging_standby_takes_over_under_load_and_what_it_had_is_kept(tmp_path: Path) -> None:
+    found = promotion.asynchronous_under_load(tmp_path, SEED)
+    assert found.passed(), found
+    assert found.report.faults == {"promotion": 1}
+    # The run was one: something was there before, something was lost, and something was changed afterwards.
+    assert found.report.changed_before(found.moments.complete), found
+    assert found.gone, found
+    assert found.report.changed_after(found.moments.accepted), found
