@@ -1,7 +1,7 @@
 """Seeded bugs: each switches off one step of the protocol, in a copy of the product, and a run must find it.
 
 ``python -m tests.nemesis --mutants`` runs all of them. A mutant is a replacement of text in one module, so the product
-has no hooks for it. If the module changes, ``patched`` fails and names the mutant.
+has no hooks for it. If the module changes, ``edited`` fails and names the mutant.
 
 Not every bug of docs/consistency.md can be reached by a run. The model (``tests/model``) finds all of them.
 """
@@ -163,17 +163,23 @@ SCRIPTED: Final = (
 """Bugs that a run finds by luck only. Each is found by a scenario: ``scenarios.SCENARIOS``."""
 
 
+def edited(mutant: Mutant) -> dict[str, str]:
+    """The modules with the bug, by their paths. Fails if a text is not there, or not only once."""
+    found: dict[str, str] = {}
+    for module, before, after in mutant.edits:
+        source = found.get(module) or (ROOT / module).read_text()
+        count = source.count(before)
+        assert count == 1, f"mutant {mutant.name!r}: its text is {count} times in {module}"
+        found[module] = source.replace(before, after)
+    return found
+
+
 def patched(mutant: Mutant, directory: Path) -> Path:
     """A copy of the package in ``directory``, with the bug; what is compiled already is copied, too."""
     # Stamps are kept, so that compiled modules stay valid. A changed module gets another size or stamp.
     shutil.copytree(ROOT / "proxy", directory / "proxy", copy_function=shutil.copy2)
-    for module, before, after in mutant.edits:
-        path = directory / module
-        source = path.read_text()
-        assert source.count(before) == 1, (
-            f"mutant {mutant.name!r}: its text is {source.count(before)} times in {module}"
-        )
-        path.write_text(source.replace(before, after))
+    for module, source in edited(mutant).items():
+        (directory / module).write_text(source)
     return directory
 
 

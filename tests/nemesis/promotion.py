@@ -29,6 +29,8 @@ LACKED: Final = 2 * CLIENTS * CHANGERS
 """How many changes the primary has that the standby lacks: so many that each changer has the answer to one of them."""
 FENCED_SECONDS: Final = 2.5
 """How long the nodes stay fenced: longer than a lease."""
+ONCE_SECONDS: Final = 1e9
+"""The longest time to a second promotion, of which there must be none."""
 GONE: Final = ": 404 "
 """In a client's problem that a loss explains: its user or token is not there any more."""
 
@@ -91,7 +93,7 @@ def asynchronous_under_load(directory: Path, seed: int, *, seconds: float = 16.0
         makers: dict[str, Maker] = {"promotion": fail}
         options = Options(
             seed=seed, clients=CLIENTS, changers=CHANGERS, connections=3, rate=600.0, decisions=1, changes=1,
-            every_change=False, seconds=seconds, most_seconds=seconds, gap=(seconds / 3, seconds), at_once=1,
+            every_change=False, seconds=seconds, most_seconds=seconds, gap=(seconds / 3, ONCE_SECONDS), at_once=1,
         )  # fmt: skip
         report = run(options, cluster.nodes, makers, directory)
         events, _ = audit_log(cluster.nodes[0])
