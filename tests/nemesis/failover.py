@@ -8,6 +8,7 @@ A ``Watch`` asks every node about tokens without a pause, and has every answer w
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -25,8 +26,9 @@ from tests.nemesis.database import dump, restore
 from tests.nemesis.faults import Database, Fault, Maker
 from tests.nemesis.node import Node
 from tests.nemesis.run import Options, Report, run
+from tests.nemesis.wire import Answer, call
 from tests.support.gateway import ROOT, ControlClient, Token
-from tests.support.process import wait_until
+from tests.support.process import HANGS_SECONDS, wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded, request_bytes
 
 OWNER: Final = "eve@example.org"
@@ -128,6 +130,20 @@ def connect(node: Node) -> Connection:
     return Connection(sock=client, seconds=30.0)
 
 
+def revoke(node: Node, token: Token) -> float:
+    """Revoke the token, and return when the answer came (monotonic). What is refused or in doubt is tried again."""
+    answers: list[Answer] = []
+
+    def acknowledged() -> bool:
+        path = f"/tokens/{token.id}/revoke"
+        answers.append(asyncio.run(call(str(node.data / "control.sock"), "POST", path, seconds=HANGS_SECONDS)))
+        assert answers[-1].acknowledged or answers[-1].status in (0, 503), answers[-1]
+        return answers[-1].acknowledged
+
+    wait_until(acknowledged, "an acknowledged revocation")
+    return answers[-1].end / 1e9
+
+
 def accept(node: Node) -> None:
     """What an operator does after looking at the store."""
     done = node.here("nodes", "accept", "--yes")
@@ -188,16 +204,12 @@ def replaced(
         kept, early, late = (nodes[0].token(OWNER, name=name) for name in ("kept", "early", "late"))
         with Watch(nodes, [kept, early, late]) as watch:
             watch.until_all(nodes, late, 200)
-            with nodes[1].control_socket() as control:
-                control.revoke(early)
-            revoked = [time.monotonic()]
+            revoked = [revoke(nodes[1], early)]
 
-            def revoke() -> None:
-                with nodes[0].control_socket() as control:
-                    control.revoke(late)
-                revoked.append(time.monotonic())
+            def revoke_late() -> None:
+                revoked.append(revoke(nodes[0], late))
 
-            replace(cluster, revoke)
+            replace(cluster, revoke_late)
             assert len(revoked) == 2, "nothing was revoked before the replacement"
             # The worker that replaces it has no cache: it asks the new store about every token. The other one has one.
             nodes[0].kill_one("gateway")
@@ -207,6 +219,7 @@ def replaced(
             fenced = time.monotonic()
             time.sleep(WATCH_SECONDS)
             for token in (kept, early, late):
+                watch.until_all(nodes, token, 503)
                 for node in nodes:
                     found = watch.after(fenced, token, node.number)
                     assert set(found) == {503}, f"a fenced node {node.number} answered {dict(found)}"
@@ -220,7 +233,7 @@ def replaced(
             # That is what the operator has accepted: changes that are not in this store never happened.
             watch.until_all(nodes, late, 200 if lost else 401)
             if lost:
-                revoke()
+                revoke_late()
                 watch.until_all(nodes, late, 401)
                 assert watch.after(revoked[-1], late)[200] == 0
             assert watch.after(revoked[0], early)[200] == 0

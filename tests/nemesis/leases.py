@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tests.nemesis.cluster import Cluster
-from tests.nemesis.failover import ACCEPTED, OWNER, Watch
+from tests.nemesis.failover import ACCEPTED, OWNER, Watch, revoke
 from tests.nemesis.faults import DELIVERED_SECONDS
 from tests.support.process import HANGS_SECONDS, wait_until
 
@@ -39,13 +39,7 @@ def late_reply(cluster: Cluster, number: int) -> None:
         _hold_a_renewal(cluster, lambda: watch.until_all([late], token, 200, times=50))
         executed = time.monotonic()
         answered: list[float] = []
-
-        def revoke() -> None:
-            with sound.control_socket() as control:
-                control.revoke(token)
-            answered.append(time.monotonic())
-
-        revoking = threading.Thread(target=revoke, name="revoke")
+        revoking = threading.Thread(target=lambda: answered.append(revoke(sound, token)), name="revoke")
         revoking.start()
         time.sleep(max(0.0, executed + HOLD_SECONDS - time.monotonic()))
         # What the node says next, such as a question for the newest change, is not answered any more.
@@ -95,9 +89,7 @@ def _revoked_behind_its_back(
         _await_a_renewal(cluster)
         silence()
         try:
-            with sound.control_socket() as control:
-                control.revoke(token)
-            answered = time.monotonic()
+            answered = revoke(sound, token)
             time.sleep(AFTER_SECONDS)
             assert not watch.after(answered, token)[200], f"{ACCEPTED}: n{late.number}"
         finally:
