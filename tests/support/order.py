@@ -18,6 +18,7 @@ LONGEST: Final = (
     "tests/model/test_model.py",
     "tests/model/test_seeded.py",
     "tests/nemesis/test_failover.py",
+    "tests/nemesis/test_steps.py",
     "tests/nemesis/test_nemesis.py",
     "tests/e2e/test_docs.py",
     "tests/threats/test_s10_store.py",
