@@ -4,8 +4,9 @@ It revokes tokens at a gentle rate, at random moments, each at a node drawn by l
 takes after its COMMIT until every node has acknowledged it (``patgate_acknowledgement_seconds``), beside a probe of the
 machine's scheduling.
 
-Two promises. Acknowledgement after COMMIT: p99 at most 10 ms, and later by what the probe's own p99 was. The whole
-call: p99 at most 20 ms, judged on a quiet machine only. The exit status is 1 if one is not kept.
+Two promises. Acknowledgement after COMMIT: p99 at most 10 ms; on a machine that is not quiet, by the probe's own p99
+later, and up to the next bound of a bucket. The whole call: p99 at most 20 ms, judged on a quiet machine only. The exit
+status is 1 if one is not kept.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tests.support.gateway import ControlClient, Token
 METRIC: Final = "patgate_acknowledgement_seconds"
 ACKNOWLEDGED_SECONDS: Final = 0.010
 CALL_SECONDS: Final = 0.020
+SHARE: Final = 0.99
 QUIET_SECONDS: Final = 0.001
 """A machine is quiet if the probe's p99 is at most this late."""
 
@@ -58,7 +60,7 @@ class Histogram:
         return cls(counts)
 
     def since(self, before: Histogram) -> Histogram:
-        return Histogram(self.counts - before.counts)
+        return Histogram(Counter({bound: count - before.counts[bound] for bound, count in self.counts.items()}))
 
     @property
     def total(self) -> int:
@@ -96,14 +98,18 @@ class Result:
         return self.probe.percentile(0.99) <= QUIET_SECONDS
 
     @property
+    def limit(self) -> float:
+        """Seconds after COMMIT: the bound of a bucket, and a later one if the machine is not quiet."""
+        if self.quiet:
+            return ACKNOWLEDGED_SECONDS
+        least = ACKNOWLEDGED_SECONDS + self.probe.percentile(0.99)
+        return min((bound for bound in self.acknowledged.counts if bound >= least), default=least)
+
+    @property
     def kept(self) -> bool:
         """Whether both promises were kept, as far as this machine lets them be judged."""
-        least = self.acknowledged.percentile(0.99)[0]
-        acknowledged = (
-            self.acknowledged.share_within(ACKNOWLEDGED_SECONDS) >= 0.99
-            or least <= ACKNOWLEDGED_SECONDS + self.probe.percentile(0.99)
-        )  # fmt: skip
-        return acknowledged and (not self.quiet or percentile(self.calls, 0.99) <= CALL_SECONDS)
+        acknowledged = self.acknowledged.share_within(self.limit) >= SHARE
+        return acknowledged and (not self.quiet or percentile(self.calls, SHARE) <= CALL_SECONDS)
 
     def __str__(self) -> str:
         def ms(seconds: float) -> str:
@@ -113,14 +119,14 @@ class Result:
             "p{:g} between {} and {}".format(share * 100, *map(ms, self.acknowledged.percentile(share)))
             for share in (0.5, 0.99)
         )
-        within = self.acknowledged.share_within(ACKNOWLEDGED_SECONDS)
+        within = self.acknowledged.share_within(self.limit)
         return "\n".join(
             (
                 f"{len(self.calls)} revocations on three nodes",
                 f"  whole call: p50 {ms(percentile(self.calls, 0.5))}, p99 {ms(percentile(self.calls, 0.99))}, "
                 f"longest {ms(self.calls[-1])}; p99 at most {ms(CALL_SECONDS)} on a quiet machine",
                 f"  acknowledged after COMMIT ({self.acknowledged.total} observations): {buckets}; "
-                f"{within:.2%} within {ms(ACKNOWLEDGED_SECONDS)}, of which 99 % must be",
+                f"{within:.2%} within {ms(self.limit)}, and 99 % must be",
                 f"  begun late: p99 {ms(percentile(sorted(self.late), 0.99))}",
                 f"  {self.probe}: {'quiet' if self.quiet else 'NOT quiet, so the whole call is not judged'}",
                 f"  {'kept' if self.kept else 'NOT KEPT'}",

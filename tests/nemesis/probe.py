@@ -41,10 +41,18 @@ class Lateness:
         while not self._stopping.is_set():
             due = time.monotonic() + PERIOD_SECONDS
             time.sleep(PERIOD_SECONDS)
-            woken = time.monotonic()
-            # In this order: a reader sees no time without its lateness.
-            self._late.append(woken - due)
-            self._woken.append(woken)
+            self.note(due=due, woken=time.monotonic())
+
+    def note(self, *, due: float, woken: float) -> None:
+        """Note one wake-up (monotonic seconds)."""
+        # In this order: a reader sees no time without its lateness.
+        self._late.append(woken - due)
+        self._woken.append(woken)
+
+    @property
+    def count(self) -> int:
+        """How many wake-ups there were."""
+        return len(self._woken)
 
     def withheld(self, begin: float, end: float) -> float:
         """The seconds of this interval (monotonic) in which the thread was due and did not run."""
