@@ -214,4 +214,6 @@ def _change(pipe: Connection, data_dir: Path, authority: int, users: list[str]) 
         stopping.set()
     for caller in callers:
         caller.join()
-    pipe.send(failed[0] if failed else (taken, len(taken) / seconds))
+    # The round may have failed meanwhile, and then nobody reads it.
+    with suppress(BrokenPipeError):
+        pipe.send(failed[0] if failed else (taken, len(taken) / seconds))
