@@ -18,6 +18,7 @@ from bench.report.figures import Part, Run, Verdict
 from bench.scenarios import (
     access_log,
     cache_memory,
+    changes,
     cold_start,
     cpu_per_request,
     forward_auth,
@@ -62,6 +63,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "flood": Subcommand(title="Wrong secrets", measure=wrong_secrets.measure),
     "strangers": Subcommand(title="Random tokens", measure=random_tokens.measure, whole=False),
     "store": Subcommand(title="A full store", measure=full_store.measure, whole=False),
+    "changes": Subcommand(title="A stream of changes", measure=changes.measure, whole=False),
     "soak": Subcommand(title="Soak", measure=soak.measure, whole=False),
 }
 

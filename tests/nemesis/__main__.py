@@ -18,7 +18,6 @@ from typing import Final
 
 from tests.nemesis import mutants
 from tests.nemesis.cluster import Cluster
-from tests.nemesis.failover import ACCEPTED
 from tests.nemesis.run import Options, Report, run
 from tests.nemesis.scenarios import SCENARIOS
 
@@ -96,12 +95,12 @@ def seeded(directory: Path, seed: int, only: Sequence[str] | None) -> int:
     for mutant in mutants.SCRIPTED:
         if only and mutant.name not in only:
             continue
-        began, outcome = time.monotonic(), "MISSED"
+        began, outcome, scenario = time.monotonic(), "MISSED", SCENARIOS[mutant.name]
         with mutants.tree(mutant) as tree:
             try:
-                SCENARIOS[mutant.name](directory / mutant.name.replace(" ", "-"), tree=tree)
+                scenario.run(directory / mutant.name.replace(" ", "-"), tree=tree)
             except AssertionError as error:
-                outcome = "found" if ACCEPTED in str(error) else f"MISSED ({error})"
+                outcome = "found" if scenario.finds in str(error) else f"MISSED ({error})"
         print(f"{outcome}: {mutant.name} (step {mutant.step}), in {time.monotonic() - began:.0f} s", flush=True)
         if outcome != "found":
             missed.append(mutant.name)

@@ -8,12 +8,14 @@ A ``Watch`` asks every node about tokens without a pause, and has every answer w
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +26,9 @@ from tests.nemesis.database import dump, restore
 from tests.nemesis.faults import Database, Fault, Maker
 from tests.nemesis.node import Node
 from tests.nemesis.run import Options, Report, run
-from tests.support.gateway import ROOT, Token
-from tests.support.process import wait_until
+from tests.nemesis.wire import Answer, call
+from tests.support.gateway import ROOT, ControlClient, Token
+from tests.support.process import HANGS_SECONDS, wait_until
 from tests.support.rawhttp import Connection, ConnectionEnded, request_bytes
 
 OWNER: Final = "eve@example.org"
@@ -35,6 +38,7 @@ ASKED: Final = {
 ACCEPTED: Final = "a node accepted a token that had been revoked"
 OPERATOR: Final = f"uid:{os.geteuid()}"
 """The actor of what the tests do at the command line."""
+MEDDLING_SECONDS: Final = 10.0
 WATCH_SECONDS: Final = 3.0
 """How long nodes are watched that must refuse: longer than a lease."""
 
@@ -95,6 +99,17 @@ class Watch:
         found = [seen for seen in list(self.seen) if seen.asked > moment and seen.token == token.id]
         return Counter(seen.status for seen in found if node is None or seen.node == node)
 
+    def first(self, nodes: Sequence[Node], token: Token, status: int, *, after: float) -> float:
+        """When the last of the nodes was first asked, after this moment, what it answered so. There must be answers."""
+        return max(
+            min(
+                seen.asked
+                for seen in list(self.seen)
+                if seen.asked > after and seen.node == node.number and (seen.token, seen.status) == (token.id, status)
+            )
+            for node in nodes
+        )
+
     def until_all(self, nodes: Sequence[Node], token: Token, status: int, *, times: int = 3) -> None:
         """Wait until each node has answered so about the token, several times from now on."""
         begun = time.monotonic()
@@ -115,6 +130,20 @@ def connect(node: Node) -> Connection:
     return Connection(sock=client, seconds=30.0)
 
 
+def revoke(node: Node, token: Token) -> float:
+    """Revoke the token, and return when the answer came (monotonic). What is refused or in doubt is tried again."""
+    answers: list[Answer] = []
+
+    def acknowledged() -> bool:
+        path = f"/tokens/{token.id}/revoke"
+        answers.append(asyncio.run(call(str(node.data / "control.sock"), "POST", path, seconds=HANGS_SECONDS)))
+        assert answers[-1].acknowledged or answers[-1].status in (0, 503), answers[-1]
+        return answers[-1].acknowledged
+
+    wait_until(acknowledged, "an acknowledged revocation")
+    return answers[-1].end / 1e9
+
+
 def accept(node: Node) -> None:
     """What an operator does after looking at the store."""
     done = node.here("nodes", "accept", "--yes")
@@ -127,10 +156,32 @@ def why_unready(node: Node) -> str:
         return control.unready()
 
 
-def fenced_or_wrong(nodes: Sequence[Node], watch: Watch, token: Token, revoked: float) -> bool:
+class Meddling:
+    """Asks nodes for changes, one after the other, while another database takes the place of theirs.
+
+    A node that followed it would make them, and so raise the store's number to that of the changes that it lacks.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self._asked = 0
+
+    def at(self, node: Node) -> None:
+        self._asked += 1
+        email = f"somebody-{self._asked}@example.org"
+        # Refused, not answered, or the node's authority is being replaced.
+        with suppress(AssertionError, OSError, ConnectionEnded):
+            with ControlClient(node.data / "control.sock", seconds=MEDDLING_SECONDS) as control:
+                control.call("POST", "/users", {"email": email, "role": "viewer"})
+            self.made.append(f"{email} at n{node.number}")
+
+
+def fenced_or_wrong(nodes: Sequence[Node], watch: Watch, token: Token, revoked: float, meddling: Meddling) -> bool:
     """Whether every node is fenced; fails as soon as one accepts the token that was revoked."""
-    wrong = [node.number for node in nodes if watch.after(revoked, token, node.number)[200]]
-    assert not wrong, f"{ACCEPTED}: n{wrong[0]}"
+    for node in nodes:
+        meddling.at(node)
+        wrong = [each.number for each in nodes if watch.after(revoked, token, each.number)[200]]
+        assert not wrong, f"{ACCEPTED}: n{wrong[0]}"
     return all("store" in why_unready(node) for node in nodes)
 
 
@@ -144,8 +195,8 @@ def replaced(
     lacks if ``lost``.
     """
     cluster = Cluster(
-        directory, nodes=3, proxied=0, standby="asynchronous" if standby else "", tree=tree,
-        settings={"failover": failover},
+        directory, nodes=2, proxied=0, standby="asynchronous" if standby else "", tree=tree,
+        settings={"failover": failover, "workers": 1},
     )  # fmt: skip
     with cluster:
         nodes = cluster.nodes
@@ -153,24 +204,22 @@ def replaced(
         kept, early, late = (nodes[0].token(OWNER, name=name) for name in ("kept", "early", "late"))
         with Watch(nodes, [kept, early, late]) as watch:
             watch.until_all(nodes, late, 200)
-            with nodes[1].control_socket() as control:
-                control.revoke(early)
-            revoked = [time.monotonic()]
+            revoked = [revoke(nodes[1], early)]
 
-            def revoke() -> None:
-                with nodes[2].control_socket() as control:
-                    control.revoke(late)
-                revoked.append(time.monotonic())
+            def revoke_late() -> None:
+                revoked.append(revoke(nodes[0], late))
 
-            replace(cluster, revoke)
+            replace(cluster, revoke_late)
             assert len(revoked) == 2, "nothing was revoked before the replacement"
-            for node in nodes:
-                # The worker that replaces it has no cache: it asks the new store about every token.
-                node.kill_one("gateway")
-            wait_until(lambda: fenced_or_wrong(nodes, watch, late, revoked[1]), "every node fenced")
+            # The worker that replaces it has no cache: it asks the new store about every token. The other one has one.
+            nodes[0].kill_one("gateway")
+            meddling = Meddling()
+            wait_until(lambda: fenced_or_wrong(nodes, watch, late, revoked[1], meddling), "every node fenced")
+            assert not meddling.made, f"changes were made before an operator accepted the store: {meddling.made}"
             fenced = time.monotonic()
             time.sleep(WATCH_SECONDS)
             for token in (kept, early, late):
+                watch.until_all(nodes, token, 503)
                 for node in nodes:
                     found = watch.after(fenced, token, node.number)
                     assert set(found) == {503}, f"a fenced node {node.number} answered {dict(found)}"
@@ -184,7 +233,7 @@ def replaced(
             # That is what the operator has accepted: changes that are not in this store never happened.
             watch.until_all(nodes, late, 200 if lost else 401)
             if lost:
-                revoke()
+                revoke_late()
                 watch.until_all(nodes, late, 401)
                 assert watch.after(revoked[-1], late)[200] == 0
             assert watch.after(revoked[0], early)[200] == 0
@@ -217,18 +266,6 @@ def complete_standby(directory: Path, *, tree: Path = ROOT) -> None:
         cluster.standby.promote()
 
     replaced(directory, replace, lost=False, tree=tree)
-
-
-def renewed(cluster: Cluster) -> None:
-    """Wait until every node has renewed its lease twice: then it remembers the mark of the newest change."""
-    query = "SELECT id, renewals FROM nodes"
-
-    def counts() -> dict[str, int]:
-        rows = (line.split("|") for line in cluster.server.psql(query, cluster.database).splitlines())
-        return {row[0]: int(row[1]) for row in rows}
-
-    before = counts()
-    wait_until(lambda: all(counts().get(node, count + 2) >= count + 2 for node, count in before.items()), "renewals")
 
 
 def overtaken_standby(directory: Path, *, tree: Path = ROOT) -> None:
@@ -278,9 +315,11 @@ def yesterdays_dump(directory: Path, *, tree: Path = ROOT) -> None:
     replaced(directory, replace, lost=True, tree=tree, standby=False)
 
 
-def synchronous_under_load(directory: Path, seed: int, *, seconds: float = 30.0) -> Report:
+def synchronous_under_load(directory: Path, seed: int, *, seconds: float = 16.0) -> Report:
     """A synchronous standby is promoted while clients ask and change: nothing is lost, and nobody has to accept it."""
-    cluster = Cluster(directory, nodes=3, proxied=0, standby="synchronous", settings={"failover": "synchronous"})
+    cluster = Cluster(
+        directory, nodes=3, proxied=0, standby="synchronous", settings={"failover": "synchronous", "workers": 1}
+    )
     with cluster:
 
         def fail(_chance: object) -> Fault:
@@ -292,7 +331,7 @@ def synchronous_under_load(directory: Path, seed: int, *, seconds: float = 30.0)
 
         makers: dict[str, Maker] = {"promotion": fail}
         options = Options(
-            seed=seed, clients=2, changers=3, connections=3, decisions=1, changes=1, every_change=False,
+            seed=seed, clients=2, changers=3, connections=3, rate=600.0, decisions=1, changes=1, every_change=False,
             seconds=seconds, most_seconds=seconds, gap=(seconds / 3, seconds), at_once=1,
         )  # fmt: skip
         return run(options, cluster.nodes, makers, directory)

@@ -249,5 +249,5 @@ def of_proxies(nodes: list[Node], proxies: dict[int, FaultyProxy], longest: floa
         hold = chance.uniform(0.5, 0.95) * LEASE_SECONDS / 2
         return LateReply(nodes[number], proxies[number], hold, LEASE_SECONDS * 1.5)
 
-    commands = ("cut", "drop", "stall up", "stall down", "notify off", "doubt on", "slow 60")
+    commands = ("cut", "drop", "stall up", "stall down", "notify off", "doubt on", "lose on", "slow 60")
     return {**{f"proxy {each}": made(each) for each in commands}, "proxy late reply": late} if proxies else {}

@@ -1,7 +1,7 @@
 """Seeded bugs: each switches off one step of the protocol, in a copy of the product, and a run must find it.
 
 ``python -m tests.nemesis --mutants`` runs all of them. A mutant is a replacement of text in one module, so the product
-has no hooks for it. If the module changes, ``patched`` fails and names the mutant.
+has no hooks for it. If the module changes, ``edited`` fails and names the mutant.
 
 Not every bug of docs/consistency.md can be reached by a run. The model (``tests/model``) finds all of them.
 """
@@ -36,9 +36,6 @@ class Mutant:
     faults: tuple[str, ...] = ()
     """The kinds of fault that the run needs; empty: none."""
     kinds: dict[str, int] = field(default_factory=lambda: {"suspend": 3, "revoke": 1})
-    settings: dict[str, object] = field(default_factory=dict)
-    finds: str = "violation"
-    """What the run reports: a ``violation``, or ``lost`` or ``twice`` of the audit log."""
 
 
 _AT_ONCE: Final = """\
@@ -113,41 +110,10 @@ MUTANTS: Final = (
         ),
         faults=("link cut", "freeze authority"),
     ),
-    Mutant(
-        name="answer without the leases' end",
-        step="15: a node that does not acknowledge is waited for until its lease is over",
-        edits=(
-            (
-                BARRIER,
-                "max(wait.committed_ns + over_after_ns(self.bound), self._not_before_ns)",
-                "max(wait.committed_ns + over_after_ns(self.bound) // 4, self._not_before_ns)",
-            ),
-        ),
-        faults=("link cut", "freeze authority"),
-    ),
-    Mutant(
-        name="doubt is success",
-        step="11: a commit in doubt is looked for by its mark",
-        edits=((RECORDING, "            await self._resolve(attempt, error)\n", "            pass\n"),),
-        faults=("proxy drop", "proxy stall up", "terminate backends", "restart immediate"),
-        kinds={"revoke": 1, "suspend": 1, "role": 1},
-        finds="lost",
-    ),
-    Mutant(
-        name="doubt is failure",
-        step="11: a commit in doubt is looked for by its mark",
-        edits=(
-            (
-                RECORDING,
-                "            await self._resolve(attempt, error)\n",
-                '            raise StoreUnavailable("nothing was changed") from error\n',
-            ),
-        ),
-        faults=("proxy doubt on",),
-    ),
 )
 
 JUDGEMENT: Final = "proxy/authority/consistency/judgement.py"
+_LISTED: Final = "    listed = {one.history for one in state.acceptances}\n"
 _COMPLETE: Final = "    complete = state.remembered and state.n >= page\n"
 
 SCRIPTED: Final = (
@@ -161,21 +127,59 @@ SCRIPTED: Final = (
         step="2: the mark of the newest change that the node remembers",
         edits=((JUDGEMENT, _COMPLETE, "    complete = state.n >= page\n"),),
     ),
+    Mutant(
+        name="no fence",
+        step="2: a store without what the node remembers is refused",
+        edits=((JUDGEMENT, _LISTED, f"    return _KNOWN\n{_LISTED}"),),
+    ),
+    Mutant(
+        name="answer without the leases' end",
+        step="15: a node that does not acknowledge is waited for until its lease is over",
+        edits=(
+            (
+                BARRIER,
+                "max(wait.committed_ns + over_after_ns(self.bound), self._not_before_ns)",
+                "max(wait.committed_ns + over_after_ns(self.bound) // 4, self._not_before_ns)",
+            ),
+        ),
+    ),
+    Mutant(
+        name="doubt is success",
+        step="11: a commit in doubt is looked for by its mark",
+        edits=((RECORDING, "            await self._resolve(attempt, error)\n", "            pass\n"),),
+    ),
+    Mutant(
+        name="doubt is failure",
+        step="11: a commit in doubt is looked for by its mark",
+        edits=(
+            (
+                RECORDING,
+                "            await self._resolve(attempt, error)\n",
+                '            raise StoreUnavailable("nothing was changed") from error\n',
+            ),
+        ),
+    ),
 )
 """Bugs that a run finds by luck only. Each is found by a scenario: ``scenarios.SCENARIOS``."""
+
+
+def edited(mutant: Mutant) -> dict[str, str]:
+    """The modules with the bug, by their paths. Fails if a text is not there, or not only once."""
+    found: dict[str, str] = {}
+    for module, before, after in mutant.edits:
+        source = found.get(module) or (ROOT / module).read_text()
+        count = source.count(before)
+        assert count == 1, f"mutant {mutant.name!r}: its text is {count} times in {module}"
+        found[module] = source.replace(before, after)
+    return found
 
 
 def patched(mutant: Mutant, directory: Path) -> Path:
     """A copy of the package in ``directory``, with the bug; what is compiled already is copied, too."""
     # Stamps are kept, so that compiled modules stay valid. A changed module gets another size or stamp.
     shutil.copytree(ROOT / "proxy", directory / "proxy", copy_function=shutil.copy2)
-    for module, before, after in mutant.edits:
-        path = directory / module
-        source = path.read_text()
-        assert source.count(before) == 1, (
-            f"mutant {mutant.name!r}: its text is {source.count(before)} times in {module}"
-        )
-        path.write_text(source.replace(before, after))
+    for module, source in edited(mutant).items():
+        (directory / module).write_text(source)
     return directory
 
 

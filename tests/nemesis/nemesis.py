@@ -21,6 +21,7 @@ _WEIGHTS: Final = {
     "freeze database": 1,
     "terminate backends": 2,
     "proxy doubt on": 6,
+    "proxy lose on": 2,
 }
 RESTART_SECONDS: Final = 1.0
 """After how long a node that has ended by itself is started again, as a service manager does."""

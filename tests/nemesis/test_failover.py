@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nemesis import failover, leases
+from tests.nemesis import failover, promotion
 
 SEED = 5
 
@@ -21,6 +21,7 @@ SEED = 5
     [
         failover.lagging_standby,
         failover.complete_standby,
+        failover.overtaken_standby,
         failover.yesterdays_dump,
     ],
     ids=lambda scenario: scenario.__name__,
@@ -38,5 +39,11 @@ def test_a_synchronous_standby_takes_over_under_load_and_nothing_is_lost(tmp_pat
     assert report.changed_before(promoted) and report.changed_after(promoted), report
 
 
-def test_a_late_answer_prolongs_no_lease(tmp_path: Path) -> None:
-    leases.late_reply(tmp_path)
+def test_a_lagging_standby_takes_over_under_load_and_what_it_had_is_kept(tmp_path: Path) -> None:
+    found = promotion.asynchronous_under_load(tmp_path, SEED)
+    assert found.passed(), found
+    assert found.report.faults == {"promotion": 1}
+    # The run was one: something was there before, something was lost, and something was changed afterwards.
+    assert found.report.changed_before(found.moments.complete), found
+    assert found.gone, found
+    assert found.report.changed_after(found.moments.accepted), found

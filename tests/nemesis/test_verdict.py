@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.history.checker import Outcome
+from tests.nemesis.promotion import Moments, judged
 from tests.nemesis.record import Record, Recorded
-from tests.nemesis.verdict import compare, judge
+from tests.nemesis.run import Options, Report
+from tests.nemesis.verdict import Verdict, compare, judge
 from tests.nemesis.wire import complete
 
 REVOKED = Recorded(
@@ -84,3 +86,30 @@ def test_a_record_survives_its_files(tmp_path: Path) -> None:
 )
 def test_a_response_is_read_to_its_end(data: bytes, whole: bool) -> None:
     assert complete(data) is whole
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "allowed", "events", "found"),
+    [
+        # Before it was known to be on the standby: it must be there and in force for ever.
+        (200, 450, 1, (0, 0, 1)),
+        (200, 450, 0, (0, 1, 1)),
+        # It may have been lost by the failover: in force until the operator accepts that.
+        (350, 390, 0, (1, 0, 1)),
+        (350, 450, 0, (1, 0, 0)),
+        (350, 450, 1, (0, 0, 0)),
+        # Made after the acceptance.
+        (500, 550, 1, (0, 0, 1)),
+        (500, 550, 0, (0, 1, 1)),
+    ],
+)
+def test_what_a_promoted_standby_lacked_is_judged_until_an_operator_accepts_it(
+    acknowledged: int, allowed: int, events: int, found: tuple[int, int, int]
+) -> None:
+    """Found: changes gone with the former primary, lost, and violations."""
+    moments = Moments(complete=300, accepted=400)
+    record = recorded((1, True, allowed, allowed + 10))
+    record.changes = [replace(REVOKED, start=acknowledged - 20, end=acknowledged)]
+    report = Report(options=Options(seed=0), verdict=Verdict(), seconds=1.0)
+    judgement = judged(report, [record], [event("account.pat.revoke", "T")] * events, moments)
+    assert (judgement.gone, len(judgement.lost), len(judgement.violations)) == found

@@ -10,6 +10,8 @@ It reads the messages of PostgreSQL's protocol 3.0 (type byte, length in four by
   session works and only the hint is lost.
 * CommandComplete (``C``) of a COMMIT is swallowed while ``doubt`` is on, and the connection is cut: the transaction is
   stored and its writer cannot know.
+* A Query (``Q``) that is a COMMIT does not reach the server while ``lose`` is on, and the connection is cut: nothing is
+  stored and its writer cannot know. A client sends it by itself, in one piece, when it has had every answer before it.
 * The first byte of the answer to an SSLRequest or a GSSENCRequest is no message. It is answered by the server and
   passed on; a connection that is encrypted afterwards cannot be filtered and is refused.
 
@@ -36,6 +38,7 @@ Direction = Literal["up", "down"]
 ROOT: Final = Path(__file__).resolve().parents[2]
 NOTIFICATION: Final = ord("A")
 COMPLETE: Final = ord("C")
+QUERY: Final = ord("Q")
 _ENCRYPTION: Final = frozenset({80877103, 80877104})
 """The codes of SSLRequest and GSSENCRequest."""
 _HEAD: Final = struct.Struct("!cI")
@@ -49,6 +52,7 @@ class Faults:
     stalled: set[str] = field(default_factory=set)
     notify: bool = True
     doubt: bool = False
+    lose: bool = False
     slow: float = 0.0
     """By how many seconds what the server sends is late."""
     accepted: int = 0
@@ -56,6 +60,8 @@ class Faults:
     """Notifications that were passed on."""
     dropped: int = 0
     doubted: int = 0
+    lost: int = 0
+    """COMMITs that did not reach the server."""
 
 
 class Messages:
@@ -192,7 +198,10 @@ class _Pair:
                 self._messages.encryption_asked = int.from_bytes(data[4:8], "big") in _ENCRYPTION
                 # After a refused request for encryption, the client may send another one.
                 self._first = self._messages.encryption_asked
-            if self.server.transport is None:
+            if self.proxy.faults.lose and data[0] == QUERY and data[5:11] == b"COMMIT":
+                self.proxy.faults.lost += 1
+                self.abort()
+            elif self.server.transport is None:
                 self._early.append(data)
             else:
                 self._write(self.server, data)
@@ -274,8 +283,10 @@ class _Proxy:
                 faults.notify = how == "on"
             case ["doubt", "on" | "off" as how]:
                 faults.doubt = how == "on"
+            case ["lose", "on" | "off" as how]:
+                faults.lose = how == "on"
             case ["mend"]:
-                faults.cut, faults.notify, faults.doubt, faults.slow = False, True, False, 0.0
+                faults.cut, faults.notify, faults.doubt, faults.lose, faults.slow = False, True, False, False, 0.0
                 for each in list(faults.stalled):
                     self._release(each)
             case ["report"]:

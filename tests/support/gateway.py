@@ -310,6 +310,10 @@ class ControlClient:
         response = self._connection.request("GET", "/readyz", host="localhost")
         return "" if response.status == 200 else response.body.decode()
 
+    def metrics(self) -> str:
+        """The page of metrics."""
+        return self._connection.request("GET", "/metrics", host="localhost").body.decode()
+
     def call(self, method: str, path: str, document: Any = None) -> Any:
         """The response's document; fails unless the response is a success."""
         body = b"" if document is None else json.dumps(document).encode()

@@ -18,6 +18,7 @@ LONGEST: Final = (
     "tests/model/test_model.py",
     "tests/model/test_seeded.py",
     "tests/nemesis/test_failover.py",
+    "tests/nemesis/test_steps.py",
     "tests/nemesis/test_nemesis.py",
     "tests/e2e/test_docs.py",
     "tests/threats/test_s10_store.py",
@@ -106,6 +107,7 @@ TOGETHER: Final = (
     "tests/clients/test_mqtt.py",
     "tests/clients/test_fastapi.py",
     "tests/e2e/ingress/test_outage.py",
+    "tests/nemesis/test_times.py",
 )
 """The files with tests that run alone.
 

@@ -67,6 +67,18 @@ def test_a_commit_is_stored_and_its_writer_learns_nothing(
     assert psql(url, "BEGIN; INSERT INTO seen VALUES ('certain'); COMMIT; SELECT count(*) FROM seen") == (0, "2")
 
 
+def test_a_commit_does_not_arrive_and_its_writer_learns_nothing(
+    url: str, proxy: FaultyProxy, postgres: Postgres, postgres_url: str
+) -> None:
+    postgres.psql("CREATE TABLE unseen (word text); GRANT ALL ON unseen TO PUBLIC", postgres_url)
+    proxy.command("lose on")
+    status, output = psql(url, "BEGIN; INSERT INTO unseen VALUES ('lost'); COMMIT;")
+    assert status != 0, output
+    assert proxy.command("report")["lost"] == 1
+    proxy.command("mend")
+    assert psql(url, "BEGIN; INSERT INTO unseen VALUES ('kept'); COMMIT; SELECT word FROM unseen") == (0, "kept")
+
+
 @pytest.mark.parametrize("fault", ["cut", "stall up", "stall down"])
 def test_nobody_gets_through_until_it_is_mended(url: str, proxy: FaultyProxy, fault: str) -> None:
     proxy.command(fault)
