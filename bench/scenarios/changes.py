@@ -33,11 +33,11 @@ from bench.load.open_loop import Seen
 from bench.load.workload import Workload, mint, write_workload
 from bench.peers.patgate import Installation, install, processes, running
 from bench.report.figures import Figure, Part, Run, Table, percentile, spread
-from bench.scaling.postgres import USER, Server, run_server
 from bench.scenarios.cpu_per_request import TOKENS, new_seed, warm
 from bench.system.build import chosen
 from bench.system.cpu_time import cpu_ns
 from bench.system.machine import Cores, pin
+from bench.system.postgres import USER, Server, run_server
 from bench.testbed import Testbed, beside, probe, received
 from proxy.settings.sources.secret import KEY_FILE
 
