@@ -7,6 +7,7 @@ there and in force, and so must all that is changed later.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,9 @@ FENCED_SECONDS: Final = 2.5
 """How long the nodes stay fenced: longer than a lease."""
 ONCE_SECONDS: Final = 1e9
 """The longest time to a second promotion, of which there must be none."""
-GONE: Final = ": 404 "
-"""In a client's problem that a loss explains: its user or token is not there any more."""
+EXPLAINED: Final = re.compile(r": 404 |^mint at n\d: 409 conflict")
+"""A client's problem that a loss explains: its user or token is not there any more, or the user is suspended again, and
+cannot be given a token, because the standby lacked only the change that ended that."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -134,6 +136,5 @@ def judged(report: Report, records: Sequence[Record], events: Sequence[Event], m
         ]
         changes = [change.change() for change in record.changes]
         found.violations += violations(decisions, changes, denied_at_first=record.unborn)
-        # A user or token that was made in the time in between is not there any more.
-        found.problems += [problem for problem in record.problems if not (uncertain and GONE in problem)]
+        found.problems += [problem for problem in record.problems if not (uncertain and EXPLAINED.search(problem))]
     return found

@@ -157,18 +157,16 @@ class Membership:
 
         Raises what one of the tasks raised that a node cannot be without (rule 5).
         """
-        tasks = (
-            asyncio.create_task(self._node.run(), name="keep the lease"),
-            asyncio.create_task(self._follower.failed(), name="watch the follower"),
-        )
+        leasing = asyncio.create_task(self._node.run(), name="keep the lease")
+        watching = asyncio.create_task(self._follower.failed(), name="watch the follower")
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((leasing, watching), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            leasing.cancel()
+            watching.cancel()
+            await asyncio.gather(leasing, watching, return_exceptions=True)
 
     def last(self, lease: float) -> None:
         """Use a lease of ``lease`` seconds from now on, as far as the bound permits."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy as sa
@@ -184,6 +184,9 @@ class PostgresqlDatabase:
         self._address = postgresql_dsn.parse(url)
         direct = self._address if session is None else postgresql_dsn.parse(session, "store_session")
         self._servers = Servers(self._address, self.limits, pooled=direct != self._address)
+        # A reader that stands still holds no lock that a change waits for, so a busy machine may take its time.
+        patient = replace(self.limits, idle=max(self.limits.idle, self.limits.statement))
+        self._reading_servers = Servers(self._address, patient, pooled=self._servers.pooled)
         self.session_servers = Servers(direct, self.limits)
         """Connects without a pooler, for what needs a session: renewals, acknowledgements and LISTEN."""
         # In front of the pools, which are slow and unfair if many callers wait.
@@ -191,7 +194,7 @@ class PostgresqlDatabase:
         self._attempts = readers + 2
         self._writing = asyncio.Semaphore(writers)
         self._writer = _engine(self._servers, size=writers, isolation="READ COMMITTED")
-        self._readers = _engine(self._servers, size=readers, isolation="REPEATABLE READ")
+        self._readers = _engine(self._reading_servers, size=readers, isolation="REPEATABLE READ")
         self._snapshots = self._readers.execution_options(postgresql_readonly=True)
         self.on_lost: Callable[[], None] = lambda: None
         """Never called: the server looks after the files."""

@@ -76,7 +76,7 @@ class PostgresqlLimits:
     lock: float = 5.0
     """How long a statement waits for a lock that another transaction holds."""
     idle: float = 1.0
-    """How long a transaction may stand still: a frozen node must not hold the lock of all changes for longer."""
+    """How long a transaction that writes may stand still: a frozen node must not hold the lock of all changes."""
     commit: float = 10.0
     network: float = 4.0
     """How long sent data may stay unacknowledged, on either side, before the connection counts as lost."""

@@ -52,7 +52,8 @@ class World:
         """Let new pooled connections lead to this database, as a name does that now stands for another server."""
         database = self.store._database
         assert isinstance(database, PostgresqlDatabase)
-        database._servers.address = postgresql_dsn.parse(url)
+        for servers in (database._servers, database._reading_servers):
+            servers.address = postgresql_dsn.parse(url)
         # While nobody has a connection: one that is given back to a former pool is closed by nobody.
         async with AsyncExitStack() as idle:
             for _ in range(WRITERS):

@@ -110,6 +110,7 @@ async def test_every_session_states_what_it_relies_on(postgres: Postgres, url: s
         async with database.snapshot() as connection:
             assert await one(connection, "SHOW transaction_isolation") == "repeatable read"
             assert await one(connection, "SHOW transaction_read_only") == "on"
+            assert await one(connection, "SHOW idle_in_transaction_session_timeout") == "15s"
 
 
 async def test_a_transaction_that_stands_still_gives_up_its_locks_and_stores_nothing(url: str) -> None:
