@@ -40,7 +40,7 @@ class Bug(Enum):
     TIMED_BEFORE_COMMIT = 12, "the wait is timed from before COMMIT"
     ROWS_OF_THE_TRANSACTION = 13, "the wait is for the rows that the change's own transaction saw"
     OWN_NODE_ONLY = 14, "the wait is for the page of the own node only"
-    POLL_UNCOMPARED = 13, "rows are read in whatever database the pool reaches"
+    POLL_UNCOMPARED = 13, "the rows are read without a comparison of the history of the database that the pool reaches"
     NO_MARGIN = 15, "the wait ends after the bound, without the margin for slow clocks"
     BOUND_FROM_MEMORY = 15, "the wait uses the bound that the node remembers, not that of its transaction"
     REAP_UNCOMPARED = 15, "a row is deleted although it was renewed since it was seen"

@@ -1,4 +1,4 @@
-"""A COMMIT in doubt, step by step: its caller is told what happened, or that it is unknown.
+"""A COMMIT in doubt, step by step: the answer says what happened, or that it is unknown.
 
 The proxy takes the COMMIT away before it reaches the server, or takes its answer away after the server has executed
 it. Each scenario takes a cluster of two nodes, the second of which is behind the proxy, and the number of the attempt.
@@ -20,7 +20,7 @@ from tests.nemesis.wire import Answer, call
 from tests.support.gateway import Token
 from tests.support.process import HANGS_SECONDS
 
-UNTRUE: Final = "a caller was told that nothing was changed, and the change is in force"
+UNTRUE: Final = "an answer said that nothing was changed, and the change is in force"
 AFTER_SECONDS: Final = 1.0
 """How long the nodes are watched after a success."""
 TRIES: Final = 5
@@ -29,7 +29,7 @@ IN_DOUBT: Final = frozenset({"in_doubt", "outcome_unknown"})
 
 
 def unsent(cluster: Cluster, number: int) -> None:
-    """The COMMIT of a revocation never reaches the server: nothing is stored, and nobody is told that it is.
+    """The COMMIT of a revocation never reaches the server: nothing is stored, and no answer says that it is.
 
     At once another node makes a change, which gets the number that the revocation would have had. So every node soon
     has this number; only the mark shows that it is another change.
@@ -55,7 +55,7 @@ def unsent(cluster: Cluster, number: int) -> None:
 
 
 def executed(cluster: Cluster, number: int) -> None:
-    """The COMMIT of a revocation is executed and its answer is lost: nobody is told that nothing was changed."""
+    """The COMMIT of a revocation is executed and its answer is lost: no answer says that nothing was changed."""
     owner = f"{number}-executed-{OWNER}"
     cluster.nodes[0].add_user(owner, "editor")
     token = cluster.nodes[0].token(owner)
@@ -65,8 +65,8 @@ def executed(cluster: Cluster, number: int) -> None:
         with cluster.nodes[0].control_socket() as control:
             status = control.call("GET", f"/tokens/{token.id}")["status"]
         assert status == "revoked", f"its COMMIT was executed, and the token is {status}"
-        told = answer.acknowledged or answer.reason in IN_DOUBT
-        assert told, f"{UNTRUE}: {answer.status} {answer.document}"
+        honest = answer.acknowledged or answer.reason in IN_DOUBT
+        assert honest, f"{UNTRUE}: {answer.status} {answer.document}"
         watch.until_all(cluster.nodes, token, 401)
         if answer.acknowledged:
             assert not watch.after(answered, token)[200], ACCEPTED

@@ -2,7 +2,11 @@
 
 What the standby lacked is lost by the failover and not by patgate: the operator has accepted that. Until the
 acceptance no node may act against a change that was acknowledged. After it, all that the standby certainly had must be
-there and in force, and so must all that is changed later.
+there, and what is revoked must be refused.
+
+After the acceptance a user may be suspended again, or have the lower role again, because only the change that ended
+it was lost. So a denial is not judged then, also of a token that is made later. A change may have nothing to do then, so
+of the later changes only those that always do something must be in the audit log.
 """
 
 from __future__ import annotations
@@ -32,9 +36,12 @@ FENCED_SECONDS: Final = 2.5
 """How long the nodes stay fenced: longer than a lease."""
 ONCE_SECONDS: Final = 1e9
 """The longest time to a second promotion, of which there must be none."""
-EXPLAINED: Final = re.compile(r": 404 |^mint at n\d: 409 conflict")
-"""A client's problem that a loss explains: its user or token is not there any more, or the user is suspended again, and
-cannot be given a token, because the standby lacked only the change that ended that."""
+MADE: Final = frozenset({"account.pat.mint", "account.pat.revoke"})
+"""The actions of changes that always do something: a token is minted once, and revoked once."""
+GONE: Final = ": 404 "
+"""In a client's problem that a loss explains: its user or token is not there any more."""
+SUSPENDED: Final = re.compile(r"^mint at n\d: 409 conflict")
+"""The same where only the end of a suspension was lost: the user cannot be given a token."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,8 +118,8 @@ def _head(cluster: Cluster, server: Postgres) -> int:
 def judged(report: Report, records: Sequence[Record], events: Sequence[Event], moments: Moments) -> Promoted:
     """Judge the run.
 
-    Of each register that a change between ``complete`` and ``accepted`` concerns, the decisions that were asked for
-    after ``accepted`` are left out: whether the promoted database has the change is not known.
+    Of the decisions that were asked for after ``accepted``, denials are left out, and those of each register that a
+    change between ``complete`` and ``accepted`` concerns: whether the promoted database has the change is not known.
     """
     found = Promoted(report=report, moments=moments)
     everything = [change for record in records for change in record.changes]
@@ -122,7 +129,7 @@ def judged(report: Report, records: Sequence[Record], events: Sequence[Event], m
     kept += [
         change
         for change in everything
-        if change.start > moments.accepted and (change.action, change.target) not in keys
+        if change.start > moments.accepted and change.action in MADE and (change.action, change.target) not in keys
     ]
     found.lost = compare(kept, events)[0]
     found.twice = compare(everything, events)[1]
@@ -132,9 +139,14 @@ def judged(report: Report, records: Sequence[Record], events: Sequence[Event], m
         decisions = [
             decision
             for decision in record.judged()
-            if decision.token not in doubtful or decision.start <= moments.accepted
+            if decision.start <= moments.accepted or (decision.allowed and decision.token not in doubtful)
         ]
         changes = [change.change() for change in record.changes]
         found.violations += violations(decisions, changes, denied_at_first=record.unborn)
-        found.problems += [problem for problem in record.problems if not (uncertain and EXPLAINED.search(problem))]
+        resumed = any(change.kind == "suspend back" and moments.doubts(change) for change in record.changes)
+        found.problems += [
+            problem
+            for problem in record.problems
+            if not (uncertain and GONE in problem) and not (resumed and SUSPENDED.search(problem))
+        ]
     return found

@@ -113,3 +113,25 @@ def test_what_a_promoted_standby_lacked_is_judged_until_an_operator_accepts_it(
     report = Report(options=Options(seed=0), verdict=Verdict(), seconds=1.0)
     judgement = judged(report, [record], [event("account.pat.revoke", "T")] * events, moments)
     assert (judgement.gone, len(judgement.lost), len(judgement.violations)) == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "acknowledged", "problem", "explained"),
+    [
+        ("suspend back", 350, "mint at n0: 409 conflict", True),
+        ("suspend back", 250, "mint at n0: 409 conflict", False),
+        ("revoke", 350, "mint at n0: 409 conflict", False),
+        ("suspend back", 350, "rotate at n0: 409 conflict", False),
+        ("revoke", 350, "rotate at n0: 404 not_found", True),
+        ("revoke", 250, "rotate at n0: 404 not_found", False),
+    ],
+)
+def test_a_problem_is_explained_only_by_a_change_that_the_standby_may_have_lacked(
+    kind: str, acknowledged: int, problem: str, explained: bool
+) -> None:
+    record = recorded()
+    record.changes = [replace(REVOKED, kind=kind, start=acknowledged - 20, end=acknowledged)]
+    record.problems.append(problem)
+    report = Report(options=Options(seed=0), verdict=Verdict(), seconds=1.0)
+    judgement = judged(report, [record], [], Moments(complete=300, accepted=400))
+    assert (judgement.problems == []) is explained

@@ -2,7 +2,7 @@
 
 A pooled connection may lead to a database that was put in the place of the former one, and that the node has not judged
 yet. So everything that feeds an answer, a decision or the shared page reads the history in the same snapshot, and has
-it judged. Whoever asks says so first (``Asking``), and may be refused; ``Judge`` then gets what the snapshot saw.
+it judged. ``Asking`` is called before a question and may refuse it; ``Judge`` then gets what the snapshot saw.
 """
 
 from __future__ import annotations
