@@ -4,9 +4,9 @@ What the standby lacked is lost by the failover and not by patgate: the operator
 acceptance no node may act against a change that was acknowledged. After it, all that the standby certainly had must be
 there, and what is revoked must be refused.
 
-After the acceptance a user may be suspended again, or have the lower role again, because only the change that ended
-it was lost. So a denial is not judged then, also of a token that is made later. A change may have nothing to do then, so
-of the later changes only those that always do something must be in the audit log.
+After the acceptance a user may be suspended again, or have the lower role again, because only the change that ended it
+was lost. So a denial is not judged then, also of a token that is made later. A change may have nothing to do then, so
+only those that always do something must be in the audit log.
 """
 
 from __future__ import annotations
